@@ -1,7 +1,21 @@
 //! Shapes, the closed set of ops, the plan builder and the arena planner.
 //!
-//! This crate never knows files, threads, instruction sets or checkpoint names.
+//! A network is written once as a list of ops over tensor ids; devices run that list.
+//! This crate never knows files, threads, instruction sets, shaders or checkpoint names.
 
+#![forbid(unsafe_code)]
+
+mod arena;
+mod builder;
+mod op;
+mod plan;
 mod weights;
 
+pub use arena::{ArenaLayout, plan_arena};
+pub use builder::{AttentionShape, FeatureMap, MlpWeights, PlanBuilder, PlanError};
+pub use op::{
+    Activation, Add, Attention, CachedAttention, Conv, DepthwiseConv, Embed, GatedLinear, LayerNorm, Linear,
+    MeanPool, Mlp, Op, RmsNorm, Rope, SqueezeExcite, TakeLastRow,
+};
+pub use plan::{DType, Element, Plan, Rows, TensorDecl, TensorId, WeightDecl, WeightId, WeightLayout};
 pub use weights::{WeightError, WeightSource};
