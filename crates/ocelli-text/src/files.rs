@@ -1,0 +1,261 @@
+//! Reads a checkpoint's tokenizer files into one description, whichever layout they have:
+//! `tokenizer.json` (Hugging Face `tokenizers`), or `vocab.json` + `merges.txt` with the added
+//! tokens in `tokenizer_config.json` or `added_tokens.json` (transformers' slow tokenizers).
+//!
+//! Only what Qwen2 has is accepted: everything after this file relies on it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokenizers::AddedToken;
+use tokenizers::models::bpe::{Merges, Vocab};
+
+use crate::TextError;
+
+/// How Qwen2 cuts text into words before BPE: `PRETOKENIZE_REGEX` in transformers'
+/// `models/qwen2/tokenization_qwen2.py`. `tokenizer.json` carries its own copy.
+pub(crate) const QWEN2_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// A byte-level BPE as its files describe it.
+pub(crate) struct Description {
+    /// The file to blame when the description turns out to be contradictory.
+    pub path: PathBuf,
+    /// Id of each ordinary token, spelled in the byte alphabet.
+    pub vocab: Vocab,
+    /// Pairs to join, most urgent first.
+    pub merges: Merges,
+    /// Control tokens and other literal tokens, by ascending id.
+    pub added: Vec<(u32, AddedToken)>,
+    /// The regular expression that cuts text into words.
+    pub words: String,
+    /// Whether text is brought to Unicode form NFC first.
+    pub nfc: bool,
+}
+
+/// The tokenizer described by the files in `dir`; `tokenizer.json` wins when both layouts are there.
+pub(crate) fn read_description(dir: &Path) -> Result<Description, TextError> {
+    let json = dir.join("tokenizer.json");
+    let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
+    if json.exists() {
+        read_tokenizer_json(json)
+    } else if vocab.exists() && merges.exists() {
+        read_vocab_and_merges(dir, vocab, &merges)
+    } else {
+        Err(TextError::NoTokenizer { dir: dir.to_owned() })
+    }
+}
+
+/// The content of a JSON file, or `None` when there is no such file.
+///
+/// # Errors
+/// When the file cannot be read or does not have the fields of `T`.
+pub(crate) fn read_json_if_present<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, TextError> {
+    if path.exists() { read_json(path).map(Some) } else { Ok(None) }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, TextError> {
+    let bytes = fs::read(path).map_err(|e| TextError::io(path, e))?;
+    serde_json::from_slice(&bytes).map_err(|e| TextError::malformed(path, e))
+}
+
+#[derive(Deserialize)]
+struct TokenizerJson {
+    #[serde(default)]
+    added_tokens: Vec<AddedEntry>,
+    normalizer: Option<Component>,
+    pre_tokenizer: Option<PreTokenizer>,
+    decoder: Option<Component>,
+    model: Model,
+}
+
+#[derive(Deserialize)]
+struct AddedEntry {
+    id: u32,
+    #[serde(flatten)]
+    token: AddedToken,
+}
+
+#[derive(Deserialize)]
+struct Component {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type")]
+enum PreTokenizer {
+    Sequence {
+        pretokenizers: Vec<PreTokenizer>,
+    },
+    Split {
+        pattern: Pattern,
+        behavior: String,
+        invert: bool,
+    },
+    ByteLevel {
+        add_prefix_space: bool,
+        // Absent in old files, where it meant true.
+        #[serde(default = "yes")]
+        use_regex: bool,
+    },
+    #[serde(other)]
+    Other,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Deserialize)]
+enum Pattern {
+    Regex(String),
+    String(#[expect(dead_code, reason = "known, but no Qwen2 file has it")] String),
+}
+
+#[derive(Deserialize)]
+struct Model {
+    continuing_subword_prefix: Option<String>,
+    end_of_word_suffix: Option<String>,
+    #[serde(default)]
+    ignore_merges: bool,
+    vocab: Vocab,
+    merges: Vec<Merge>,
+}
+
+/// One merge: `["a", "b"]` since tokenizers 0.20, `"a b"` before.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Merge {
+    Pair(String, String),
+    Line(String),
+}
+
+fn read_tokenizer_json(path: PathBuf) -> Result<Description, TextError> {
+    let bytes = fs::read(&path).map_err(|e| TextError::io(&path, e))?;
+    check_kind(&path, &bytes)?;
+    let file: TokenizerJson = serde_json::from_slice(&bytes).map_err(|e| TextError::malformed(&path, e))?;
+    check_model(&path, &file)?;
+    let nfc = file.normalizer.is_some();
+    let words = words_pattern(file.pre_tokenizer)
+        .ok_or_else(|| not_qwen2(&path, "its pre_tokenizer is not a regex split, then ByteLevel"))?;
+    let merges = file.model.merges.into_iter().map(|merge| match merge {
+        Merge::Pair(left, right) => Ok((left, right)),
+        Merge::Line(line) => split_merge(&path, &line),
+    });
+    let merges = merges.collect::<Result<Merges, TextError>>()?;
+    let added = sorted(file.added_tokens.into_iter().map(|entry| (entry.id, entry.token)));
+    Ok(Description { vocab: file.model.vocab, merges, added, words, nfc, path })
+}
+
+fn not_qwen2(path: &Path, found: impl Into<String>) -> TextError {
+    TextError::NotQwen2 { path: path.to_owned(), found: found.into() }
+}
+
+/// Fails when the file names a model other than BPE.
+///
+/// This comes before the file is read in full: other models have other fields, and "missing field
+/// `merges`" would be a poor way to say so.
+fn check_kind(path: &Path, bytes: &[u8]) -> Result<(), TextError> {
+    #[derive(Deserialize)]
+    struct ModelOnly {
+        model: Component,
+    }
+    match serde_json::from_slice::<ModelOnly>(bytes) {
+        Ok(file) if file.model.kind != "BPE" => {
+            Err(not_qwen2(path, format!("its model is {}", file.model.kind)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_model(path: &Path, file: &TokenizerJson) -> Result<(), TextError> {
+    let model = &file.model;
+    let filled = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+    if filled(&model.continuing_subword_prefix) || filled(&model.end_of_word_suffix) {
+        return Err(not_qwen2(path, "its tokens are marked by a prefix or suffix"));
+    }
+    if model.ignore_merges {
+        return Err(not_qwen2(path, "its model ignores merges"));
+    }
+    if let Some(normalizer) = &file.normalizer
+        && normalizer.kind != "NFC"
+    {
+        return Err(not_qwen2(path, format!("its normalizer is {}", normalizer.kind)));
+    }
+    match &file.decoder {
+        Some(decoder) if decoder.kind == "ByteLevel" => Ok(()),
+        _ => Err(not_qwen2(path, "its decoder is not ByteLevel")),
+    }
+}
+
+/// The regular expression of a `[Split, ByteLevel]` sequence, or `None` for any other shape.
+fn words_pattern(pre_tokenizer: Option<PreTokenizer>) -> Option<String> {
+    let Some(PreTokenizer::Sequence { pretokenizers }) = pre_tokenizer else { return None };
+    let [split, bytes] = <[PreTokenizer; 2]>::try_from(pretokenizers).ok()?;
+    let PreTokenizer::ByteLevel { add_prefix_space: false, use_regex: false } = bytes else { return None };
+    match split {
+        PreTokenizer::Split { pattern: Pattern::Regex(words), behavior, invert: false }
+            if behavior == "Isolated" =>
+        {
+            Some(words)
+        }
+        _ => None,
+    }
+}
+
+fn read_vocab_and_merges(dir: &Path, vocab: PathBuf, merges: &Path) -> Result<Description, TextError> {
+    Ok(Description {
+        vocab: read_json(&vocab)?,
+        merges: read_merges(merges)?,
+        added: read_added(dir)?,
+        words: QWEN2_WORDS.to_owned(),
+        nfc: true,
+        path: vocab,
+    })
+}
+
+fn read_merges(path: &Path) -> Result<Merges, TextError> {
+    let bytes = fs::read(path).map_err(|e| TextError::io(path, e))?;
+    let text = String::from_utf8(bytes).map_err(|e| TextError::malformed(path, e))?;
+    // Only the version line is a comment: "# #" is a merge.
+    let lines = text.lines().filter(|line| !line.starts_with("#version") && !line.is_empty());
+    lines.map(|line| split_merge(path, line)).collect()
+}
+
+fn split_merge(path: &Path, line: &str) -> Result<(String, String), TextError> {
+    match line.split_once(' ') {
+        Some((left, right)) if !left.is_empty() && !right.is_empty() && !right.contains(' ') => {
+            Ok((left.to_owned(), right.to_owned()))
+        }
+        _ => Err(TextError::malformed(path, format!("merge {line:?} is not two tokens and a space"))),
+    }
+}
+
+#[derive(Deserialize)]
+struct TokenizerConfig {
+    added_tokens_decoder: Option<BTreeMap<u32, AddedToken>>,
+}
+
+/// The added tokens of the `vocab.json` layout.
+///
+/// `added_tokens.json` does not say which tokens are special; all of them are taken to be, since
+/// Qwen2 chat checkpoints only add control tokens.
+fn read_added(dir: &Path) -> Result<Vec<(u32, AddedToken)>, TextError> {
+    let config: Option<TokenizerConfig> = read_json_if_present(&dir.join("tokenizer_config.json"))?;
+    if let Some(added) = config.and_then(|config| config.added_tokens_decoder) {
+        return Ok(sorted(added));
+    }
+    let added: Option<BTreeMap<String, u32>> = read_json_if_present(&dir.join("added_tokens.json"))?;
+    let added = added.unwrap_or_default().into_iter();
+    Ok(sorted(added.map(|(content, id)| (id, AddedToken::from(content, true)))))
+}
+
+/// By ascending id, the order in which the library numbers added tokens.
+fn sorted(added: impl IntoIterator<Item = (u32, AddedToken)>) -> Vec<(u32, AddedToken)> {
+    let mut added: Vec<_> = added.into_iter().collect();
+    added.sort_by_key(|&(id, _)| id);
+    added
+}

@@ -1,0 +1,34 @@
+//! Text to token ids and back for the Qwen2 family: the tokenizer of a checkpoint directory, the
+//! prompts FastVLM was trained on, text that arrives token by token, and stop strings.
+//!
+//! This crate never knows tensors, images or HTTP: an image in a prompt is only a place,
+//! [`PromptToken::Image`], that the caller fills.
+//!
+//! ```no_run
+//! use ocelli_text::{Qwen2Tokenizer, Role, Template, Turn, build_prompt};
+//!
+//! let tokenizer = Qwen2Tokenizer::from_dir("FastVLM-0.5B".as_ref())?;
+//! let question = Turn { role: Role::User, text: "Describe the image.".into(), images: 1 };
+//! let prompt = build_prompt(&tokenizer, Template::Apple, &[question], None)?;
+//! # Ok::<(), ocelli_text::TextError>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod byte_level;
+mod error;
+mod files;
+mod prompt;
+mod stop;
+mod stop_ids;
+mod stream;
+mod synth;
+mod tokenizer;
+
+pub use error::TextError;
+pub use prompt::{DEFAULT_SYSTEM, PromptToken, Role, Template, Turn, build_prompt, render};
+pub use stop::{StopMatcher, StopStep};
+pub use stop_ids::stop_ids;
+pub use stream::TokenStream;
+pub use synth::write_synthetic_qwen2_tokenizer;
+pub use tokenizer::{END_OF_TEXT, IM_END, IM_START, IMAGE, Qwen2Tokenizer};
