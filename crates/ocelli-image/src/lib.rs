@@ -1,0 +1,46 @@
+//! Computes, from the bytes of an image file, the `[size, size, 3]` pixel values a vision encoder
+//! takes, byte for byte as Pillow 13 with torchvision, open_clip or transformers does.
+//!
+//! This crate must never know what comes after the pixels: no layers, no checkpoints, no model names.
+//!
+//! The way of a picture, one file each:
+//!
+//! | step | file | result |
+//! |---|---|---|
+//! | decode by content | `decode.rs` (PNG, WebP, BMP, TIFF), `jpeg.rs` with `inks.rs`, `gif.rs` | [`Rgb8`] |
+//! | refuse a file cut short | `complete.rs` | [`ImageError::Truncated`] |
+//! | turn upright | `orientation.rs` | [`Rgb8`] |
+//! | pad or crop, and resize | `preprocess.rs`, `resample.rs` | `[size, size, 3]` bytes |
+//! | scale and normalise | `preprocess.rs` | `[size, size, 3]` `f32` |
+//!
+//! ```
+//! use ocelli_image::{DecodeOptions, Filter, Fit, Preprocess, Rgb8};
+//!
+//! # fn main() -> Result<(), ocelli_image::ImageError> {
+//! # let dir = tempfile::tempdir().expect("a temporary directory");
+//! # let path = dir.path().join("white.bmp");
+//! # image::RgbImage::from_pixel(3, 2, image::Rgb([255; 3])).save(&path).expect("written");
+//! let picture: Rgb8 = ocelli_image::open(&path, &DecodeOptions::default())?;
+//! let recipe = Preprocess { size: 6, fit: Fit::Pad, filter: Filter::Bicubic, mean: [0.0; 3], std: [1.0; 3] };
+//! let pixels: Vec<f32> = recipe.run(&picture); // [6, 6, 3]: white above, black below
+//! assert_eq!((pixels.len(), pixels[0], pixels[107]), (108, 1.0, 0.0));
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod complete;
+mod decode;
+mod error;
+mod gif;
+mod inks;
+mod jpeg;
+mod orientation;
+mod preprocess;
+mod resample;
+
+pub use decode::{DecodeOptions, Format, Rgb8, decode, open};
+pub use error::ImageError;
+pub use orientation::Orientation;
+pub use preprocess::{Filter, Fit, Preprocess, resize_to_square, to_pixel_values};
