@@ -1,0 +1,360 @@
+//! Opening a model directory.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ocelli_plan::WeightSource;
+
+use crate::bind::{Bound, Draft, Module, Sizes, Source};
+use crate::config::{FastVlmConfig, JsonFile, VisionInfo};
+use crate::error::LoadError;
+use crate::family::{Family, Spelling, Tower, detect, detect_tower};
+use crate::names::{Row, Size, Style, When, fastvit, projector, qwen2};
+use crate::quantization::Quantization;
+use crate::report::LoadReport;
+use crate::shards::TensorFiles;
+use crate::structure::{FastVit, Stage, leading_index};
+use crate::weights::Weights;
+
+/// Channels of one attention head of the tower, in every variant.
+const VISION_HEAD_DIM: usize = 32;
+/// Image pixels over stage 0 pixels along a side; each further stage halves once more.
+const STEM_STRIDE: usize = 4;
+
+/// A FastVLM checkpoint: sizes, weights under our names, and what happened to each tensor of the files.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    /// Sizes and constants.
+    pub config: FastVlmConfig,
+    /// What happened to each tensor.
+    pub report: LoadReport,
+    weights: Weights,
+}
+
+impl Checkpoint {
+    /// Open a model directory. Maps the files and checks every name, type and shape; reads no weights.
+    ///
+    /// With `vision_dir` the vision tower, and only that, comes from another checkpoint. It wins over a tower of
+    /// the model directory.
+    ///
+    /// # Errors
+    /// When a file is broken, the model is of a kind that is not supported, config and tensors disagree, or any
+    /// tensor is missing, unused or misshapen.
+    ///
+    /// ```no_run
+    /// use ocelli_plan::WeightSource;
+    /// let checkpoint = ocelli_weights::Checkpoint::open("FastVLM-0.5B".as_ref(), None)?;
+    /// let norm = checkpoint.weights().read("language.norm.weight");
+    /// # Ok::<(), ocelli_weights::LoadError>(())
+    /// ```
+    pub fn open(dir: &Path, vision_dir: Option<&Path>) -> Result<Self, LoadError> {
+        let config_file = JsonFile::read(&dir.join("config.json"))?;
+        let mut config = FastVlmConfig::read(dir, &config_file)?;
+        let main = Source {
+            files: TensorFiles::open(dir)?,
+            quantization: Quantization::from_config(&config_file.value)?,
+        };
+        let spelling = detect(&main.files)?;
+        config.family = spelling.family;
+        let other = vision_dir.map(open_source).transpose()?;
+        let (tower_source, tower) = find_tower(dir, &main, spelling, vision_dir, other.as_ref())?;
+        let vit = FastVit::infer(&tower_source.files, tower)?;
+
+        let mut modules = tower_modules(tower_source, &vit);
+        modules.extend(projector_modules(&main, spelling, vit.stages.len() - 1));
+        check_layers(&config, count_layers(&main, spelling))?;
+        modules.extend(language_modules(&main, spelling, config.num_layers));
+        let lm_head = lm_head_module(&main, spelling);
+        config.tie = lm_head.is_none();
+        modules.extend(lm_head);
+
+        let draft = Draft::new(modules, &language_sizes(&config).map(|(size, _, n)| (size, n)))?;
+        check_sizes(&config, &draft.sizes)?;
+        config.vision = vision_info(&vit, &draft.sizes)?;
+        check_features(&config, &config_file)?;
+
+        let mut report = LoadReport::new(spelling.family);
+        report.files = file_names(&main, other.as_ref());
+        let bound = draft.bind(&mut report);
+        sort_out_rest(&main, spelling, other.as_ref().map(|source| (source, tower)), &bound, &mut report);
+        if !report.is_complete() {
+            return Err(LoadError::Tensors(Box::new(report)));
+        }
+        Ok(Self { config, report, weights: Weights::new(bound.tensors) })
+    }
+
+    /// The weights, for inspection.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The weights, for a network or a device.
+    pub fn weight_source(&self) -> Arc<dyn WeightSource> {
+        Arc::new(self.weights.clone())
+    }
+}
+
+/// The licence that came with a model, `LICENSE*` in any case, if there is one.
+pub fn licence_file(dir: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(dir).ok()?;
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+            (name.starts_with("license") || name.starts_with("licence")) && path.is_file()
+        })
+        .collect();
+    found.sort();
+    found.into_iter().next()
+}
+
+/// Files of a directory of which only the tower is wanted; a `config.json` matters only if it says how tensors
+/// are quantized.
+fn open_source(dir: &Path) -> Result<Source, LoadError> {
+    let quantization = match JsonFile::read_if_there(&dir.join("config.json"))? {
+        Some(config) => Quantization::from_config(&config.value)?,
+        None => Quantization::default(),
+    };
+    Ok(Source { files: TensorFiles::open(dir)?, quantization })
+}
+
+fn find_tower<'a>(
+    dir: &Path,
+    main: &'a Source,
+    spelling: &Spelling,
+    vision_dir: Option<&Path>,
+    other: Option<&'a Source>,
+) -> Result<(&'a Source, Tower), LoadError> {
+    let none = |dir: &Path, family: Family, reason: &str| LoadError::NoVisionTower {
+        dir: dir.to_owned(),
+        family: family.name(),
+        reason: reason.to_owned(),
+    };
+    if let (Some(dir), Some(other)) = (vision_dir, other) {
+        let found = detect_tower(&other.files);
+        let tower = found.map(|(_, tower)| tower);
+        return tower.map(|tower| (other, tower)).ok_or_else(|| {
+            none(dir, spelling.family, "was given for its vision tower but has none in its safetensors files")
+        });
+    }
+    match spelling.tower {
+        Some(tower) if tower.count(&main.files) > 0 => Ok((main, tower)),
+        Some(_) => Err(none(
+            dir,
+            spelling.family,
+            "has no vision tower; pass --vision DIR with a checkpoint that has the same tower",
+        )),
+        None => Err(none(
+            dir,
+            spelling.family,
+            "has its vision tower in a CoreML package, which cannot be read; pass --vision DIR with another \
+             checkpoint of the same model (for example Apple's original one)",
+        )),
+    }
+}
+
+/// A row's names with the placeholders of a stage and a block filled in.
+fn tower_module<'a>(source: &'a Source, vit: &FastVit, row: &'static Row, s: usize, b: usize) -> Module<'a> {
+    let stage = &vit.stages[s];
+    let fill = |name: &str| {
+        name.replace("{s}", &s.to_string())
+            .replace("{b}", &b.to_string())
+            .replace("{blocks}", &stage.blocks_at.to_string())
+            .replace("{down}", &stage.down_at.to_string())
+            .replace("{cpe}", &stage.cpe_at.to_string())
+    };
+    Module {
+        source,
+        row,
+        ours: format!("vision.{}", fill(row.ours)),
+        theirs: format!("{}{}", vit.tower.prefix, fill(&row.name(vit.tower.style))),
+        scope: s,
+        style: vit.tower.style,
+        channels_last: vit.tower.channels_last,
+        stem_scale: vit.stem_scale,
+    }
+}
+
+fn tower_modules<'a>(source: &'a Source, vit: &FastVit) -> Vec<Module<'a>> {
+    let mut modules: Vec<_> = fastvit::STEM.iter().map(|row| tower_module(source, vit, row, 0, 0)).collect();
+    for (s, stage) in vit.stages.iter().enumerate() {
+        let rows = fastvit::STAGE.iter().filter(|row| applies(row.when, vit, s, stage));
+        modules.extend(rows.map(|row| tower_module(source, vit, row, s, 0)));
+        for b in 0..stage.blocks {
+            let rows = fastvit::BLOCK.iter().filter(|row| applies(row.when, vit, s, stage));
+            modules.extend(rows.map(|row| tower_module(source, vit, row, s, b)));
+        }
+    }
+    modules
+}
+
+fn applies(when: When, vit: &FastVit, s: usize, stage: &Stage) -> bool {
+    match when {
+        When::Always => true,
+        When::Downsample => s > 0,
+        When::DownsampleSe => s > 1 && vit.downsample_se,
+        When::RepMixer => !stage.attention,
+        When::Attention => stage.attention,
+        When::LayerNorm => stage.attention && !vit.batch_norm,
+        When::BatchNorm => stage.attention && vit.batch_norm,
+        When::LastStage => s + 1 == vit.stages.len(),
+    }
+}
+
+/// A module outside of the tower, whose names are the same in all styles.
+fn plain_module<'a>(
+    source: &'a Source,
+    row: &'static Row,
+    ours: String,
+    theirs: String,
+    scope: usize,
+) -> Module<'a> {
+    let style = Style::Timm;
+    Module { source, row, ours, theirs, scope, style, channels_last: false, stem_scale: false }
+}
+
+fn projector_modules<'a>(source: &'a Source, spelling: &Spelling, last_stage: usize) -> Vec<Module<'a>> {
+    let linears = [&projector::FC1, &projector::FC2].into_iter().zip(spelling.projector);
+    let rows = linears.flat_map(|(rows, prefix)| rows.iter().map(move |row| (row, prefix)));
+    rows.map(|(row, prefix)| {
+        let (ours, theirs) = (format!("projector.{}", row.ours), format!("{prefix}{}", row.timm));
+        plain_module(source, row, ours, theirs, last_stage)
+    })
+    .collect()
+}
+
+fn language_modules<'a>(source: &'a Source, spelling: &Spelling, layers: usize) -> Vec<Module<'a>> {
+    let module = |row: &'static Row, l: usize| {
+        let fill = |name: &str| name.replace("{l}", &l.to_string());
+        let (ours, theirs) = (format!("language.{}", fill(row.ours)), fill(row.timm));
+        plain_module(source, row, ours, format!("{}{theirs}", spelling.language), 0)
+    };
+    let mut modules: Vec<_> = qwen2::MODEL.iter().map(|row| module(row, 0)).collect();
+    for l in 0..layers {
+        modules.extend(qwen2::LAYER.iter().map(|row| module(row, l)));
+    }
+    modules
+}
+
+/// The head, if the files have one.
+fn lm_head_module<'a>(source: &'a Source, spelling: &Spelling) -> Option<Module<'a>> {
+    let row = &qwen2::LM_HEAD;
+    let mut names = spelling.lm_head.iter().map(|prefix| format!("{prefix}{}", row.timm));
+    let theirs = names.find(|name| source.files.contains(name))?;
+    Some(plain_module(source, row, format!("language.{}", row.ours), theirs, 0))
+}
+
+/// The greatest layer index and one.
+fn count_layers(source: &Source, spelling: &Spelling) -> usize {
+    let prefix = format!("{}layers.", spelling.language);
+    let names = source.files.names_under(&prefix);
+    let indices = names.filter_map(|name| Some(leading_index(&name[prefix.len()..])?.0));
+    indices.max().map_or(0, |last| last.saturating_add(1))
+}
+
+fn check_layers(config: &FastVlmConfig, tensors: usize) -> Result<(), LoadError> {
+    if config.num_layers == tensors {
+        return Ok(());
+    }
+    Err(LoadError::ConfigMismatch { field: "num_hidden_layers", config: config.num_layers, tensors })
+}
+
+/// What the config says about the sizes of the language model.
+fn language_sizes(config: &FastVlmConfig) -> [(Size, &'static str, usize); 5] {
+    [
+        (Size::HiddenSize, "hidden_size", config.hidden_size),
+        (Size::IntermediateSize, "intermediate_size", config.intermediate_size),
+        (Size::QueryRows, "num_attention_heads * head_dim", config.num_heads.saturating_mul(config.head_dim)),
+        (
+            Size::KeyValueRows,
+            "num_key_value_heads * head_dim",
+            config.num_kv_heads.saturating_mul(config.head_dim),
+        ),
+        (Size::VocabRows, "vocab_size", config.vocab_size),
+    ]
+}
+
+/// The vocabulary may be padded with rows, all other sizes must be equal.
+fn check_sizes(config: &FastVlmConfig, sizes: &Sizes) -> Result<(), LoadError> {
+    for (size, field, config) in language_sizes(config) {
+        let Some(tensors) = sizes.get(size, 0) else { continue };
+        let fits = if size == Size::VocabRows { tensors >= config } else { tensors == config };
+        if !fits {
+            return Err(LoadError::ConfigMismatch { field, config, tensors });
+        }
+    }
+    Ok(())
+}
+
+fn vision_info(vit: &FastVit, sizes: &Sizes) -> Result<VisionInfo, LoadError> {
+    let error = |reason| Err(LoadError::Structure { reason });
+    let mut info = VisionInfo::default();
+    for (s, stage) in vit.stages.iter().enumerate() {
+        let Some(width) = sizes.get(Size::Width, s) else {
+            return error(format!("nothing tells the width of stage {s}"));
+        };
+        if let Some(before) = info.widths.last()
+            && width % before != 0
+        {
+            return error(format!("stage {s} has {width} channels, no multiple of the {before} before it"));
+        }
+        if stage.attention && width % VISION_HEAD_DIM != 0 {
+            return error(format!(
+                "stage {s} has {width} channels, no multiple of {VISION_HEAD_DIM} (one head)"
+            ));
+        }
+        info.widths.push(width);
+        info.blocks.push(stage.blocks);
+        info.attention.push(stage.attention);
+    }
+    info.features = 2 * info.widths.last().copied().unwrap_or(0);
+    info.stride = STEM_STRIDE << (vit.stages.len() - 1);
+    Ok(info)
+}
+
+fn check_features(config: &FastVlmConfig, file: &JsonFile) -> Result<(), LoadError> {
+    match file.size("mm_hidden_size")? {
+        Some(size) if size != config.vision.features => Err(LoadError::ConfigMismatch {
+            field: "mm_hidden_size",
+            config: size,
+            tensors: config.vision.features,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Every key that was not used is either known to be of no use, or a problem.
+fn sort_out_rest(
+    main: &Source,
+    spelling: &Spelling,
+    other: Option<(&Source, Tower)>,
+    bound: &Bound,
+    report: &mut LoadReport,
+) {
+    let main_tower = spelling.tower.map_or("\0", |tower| tower.prefix);
+    let is_used =
+        |source: &Source, name: &str| bound.used.contains(&(std::ptr::from_ref(source), name.to_owned()));
+    for name in main.files.names().filter(|name| !is_used(main, name)) {
+        let replaced = other.is_some() && name.starts_with(main_tower);
+        sort_out(name, main_tower, replaced, report);
+    }
+    let Some((source, tower)) = other else { return };
+    for name in source.files.names_under(tower.prefix).filter(|name| !is_used(source, name)) {
+        sort_out(name, tower.prefix, false, report);
+    }
+}
+
+fn sort_out(name: &str, tower: &str, replaced: bool, report: &mut LoadReport) {
+    let counter = name.rsplit('.').next() == Some(fastvit::COUNTER);
+    let head = name.strip_prefix(tower).is_some_and(|name| fastvit::UNUSED.contains(&name));
+    if counter || head || replaced {
+        report.ignored.push(name.to_owned());
+    } else {
+        report.unused.push(name.to_owned());
+    }
+}
+
+fn file_names(main: &Source, other: Option<&Source>) -> Vec<String> {
+    let sources = std::iter::once(main).chain(other);
+    sources.flat_map(|source| source.files.files.iter().map(|file| file.file_name())).collect()
+}

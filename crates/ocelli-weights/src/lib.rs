@@ -1,0 +1,33 @@
+//! Checkpoints of every spelling, read under our own tensor names.
+//!
+//! [`Checkpoint::open`] maps the files of a model directory, recognises who wrote them by their keys,
+//! checks every tensor against the name tables of [`names`] and gives [`Weights`]: an
+//! [`ocelli_plan::WeightSource`] in which every BatchNorm and every training branch has been folded away.
+//!
+//! This crate is the only one that knows checkpoint names. It never knows networks, devices or threads.
+#![deny(unsafe_code)]
+
+mod bind;
+mod checkpoint;
+mod config;
+mod convert;
+mod error;
+mod family;
+pub mod names;
+mod quantization;
+mod reparameterize;
+mod report;
+mod safetensors_file;
+mod shards;
+mod structure;
+mod synth;
+mod weights;
+
+pub use checkpoint::{Checkpoint, licence_file};
+pub use config::{FastVlmConfig, VisionInfo};
+pub use error::LoadError;
+pub use family::Family;
+pub use report::{LoadReport, Misshapen};
+pub use safetensors_file::{Dtype, Header, HeaderError, TensorInfo, parse_header};
+pub use synth::{Group as SynthGroup, SynthArch, SynthDtype, SynthError, SynthTensor, synth};
+pub use weights::{StoredDtype, StoredTensor, Weights};

@@ -1,0 +1,9 @@
+//! Any bytes give a picture or an error, never a panic.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let _ = ocelli_image::decode(data, &Default::default());
+});
