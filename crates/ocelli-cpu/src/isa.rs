@@ -1,0 +1,102 @@
+//! Which instruction set the kernels use, chosen once at run time.
+
+use std::fmt;
+
+/// Environment variable that forces an instruction set: `scalar`, `avx2` or `avx512`.
+pub const ISA_VARIABLE: &str = "OCELLI_ISA";
+
+/// An instruction set that this CPU is known to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// The scalar reference implementations: slow, the specification of every op.
+    Scalar,
+    /// AVX2 with FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512 F, BW, VL and DQ.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// [`ISA_VARIABLE`] or a name asks for what cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IsaError {
+    /// Not a name that is known.
+    #[error("unknown instruction set `{0}`: use one of scalar, avx2, avx512")]
+    Unknown(String),
+    /// Known, but this CPU or this build lacks it.
+    #[error("this machine cannot run `{asked}` kernels; it has: {}", available.join(", "))]
+    Unavailable {
+        /// The name that was asked for.
+        asked: String,
+        /// Names that would work.
+        available: Vec<&'static str>,
+    },
+}
+
+impl Isa {
+    /// All that this CPU has, the slowest first.
+    pub fn available() -> Vec<Isa> {
+        #[allow(unused_mut)]
+        let mut found = vec![Isa::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                found.push(Isa::Avx2);
+                let avx512 = is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq");
+                if avx512 {
+                    found.push(Isa::Avx512);
+                }
+            }
+        }
+        found
+    }
+
+    /// The instruction set that [`ISA_VARIABLE`] names, or the best that this CPU has.
+    ///
+    /// # Errors
+    /// When the variable names one that is unknown or that this CPU lacks.
+    pub fn detect() -> Result<Isa, IsaError> {
+        match std::env::var(ISA_VARIABLE) {
+            Ok(name) if !name.is_empty() => Self::from_name(&name),
+            _ => Ok(*Self::available().last().unwrap_or(&Isa::Scalar)),
+        }
+    }
+
+    /// The instruction set of this name.
+    ///
+    /// # Errors
+    /// When the name is unknown or this CPU lacks it.
+    pub fn from_name(name: &str) -> Result<Isa, IsaError> {
+        const KNOWN: [&str; 6] = ["scalar", "avx2", "avx512", "amx", "neon", "wasm"];
+        let available = Self::available();
+        if let Some(&isa) = available.iter().find(|isa| isa.name() == name) {
+            return Ok(isa);
+        }
+        if KNOWN.contains(&name) {
+            let available = available.iter().map(|isa| isa.name()).collect();
+            return Err(IsaError::Unavailable { asked: name.to_owned(), available });
+        }
+        Err(IsaError::Unknown(name.to_owned()))
+    }
+
+    /// The name that [`ISA_VARIABLE`] and the reports use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => "avx512",
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

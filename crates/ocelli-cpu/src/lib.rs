@@ -1,0 +1,30 @@
+//! Runs a plan on the CPU.
+//!
+//! Each op has a scalar reference, which is its specification, and kernels written once over sixteen
+//! lanes and compiled for each instruction set; the best that the CPU has is chosen at run time.
+//! This crate never knows checkpoint names, images, prompts or what a network means.
+
+mod attention;
+mod buffer;
+mod conv;
+mod depthwise;
+mod isa;
+mod kv_cache;
+mod linear;
+mod math;
+mod matmul;
+mod norm;
+mod pack;
+mod pool;
+mod pooling;
+mod reference;
+mod rope;
+mod scratch;
+mod session;
+mod simd;
+mod view;
+
+pub use isa::{ISA_VARIABLE, Isa, IsaError};
+pub use kv_cache::KvCache;
+pub use pool::{Pool, available_threads};
+pub use session::{Arena, CpuDevice, CpuWeights, PreparedPlan, RunError};

@@ -1,0 +1,170 @@
+//! Elementary functions on sixteen lanes.
+//!
+//! Error bounds are stated against f64 and checked by the tests below.
+
+use ocelli_plan::Activation;
+
+use crate::simd::Simd;
+
+/// `e^x`, at most 2 ULP off for x in -87..=88; below it goes to zero, above it stays at e^88.
+///
+/// Method: `x = n ln 2 + r` with `|r| <= ln 2 / 2`, a polynomial for `e^r`, then `2^n` by exponent.
+/// The polynomial and the split of ln 2 are those of Cephes `expf` (Moshier, netlib.org/cephes).
+#[inline(always)]
+pub(crate) unsafe fn exp<S: Simd>(x: S::F) -> S::F {
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    const COEFFICIENTS: [f32; 6] =
+        [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1];
+    // SAFETY: the caller guarantees the instruction set.
+    unsafe {
+        let x = S::min(S::max(x, S::splat(-87.3)), S::splat(88.0));
+        let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
+        let r = S::fma(n, S::splat(-LN2_HIGH), x);
+        let r = S::fma(n, S::splat(-LN2_LOW), r);
+        let mut p = S::splat(COEFFICIENTS[0]);
+        for &c in &COEFFICIENTS[1..] {
+            p = S::fma(p, r, S::splat(c));
+        }
+        let e = S::add(S::fma(S::mul(r, r), p, r), S::splat(1.0));
+        S::scale_by_power_of_two(e, n)
+    }
+}
+
+/// `erf(x)`, absolute error at most 4e-7.
+///
+/// A rational function on -4..=4, where erf has reached +-1 in f32; coefficients are those of
+/// Eigen's `generic_fast_erf_float` (eigen.tuxfamily.org, MathFunctionsImpl.h).
+#[inline(always)]
+pub(crate) unsafe fn erf<S: Simd>(x: S::F) -> S::F {
+    const NUMERATOR: [f32; 7] = [
+        -2.726_142_4e-10,
+        2.770_681_5e-8,
+        -2.101_024e-6,
+        -5.692_506_4e-5,
+        -7.349_906_2e-4,
+        -2.954_599_8e-3,
+        -1.609_603_3e-2,
+    ];
+    const DENOMINATOR: [f32; 5] =
+        [-1.456_607_2e-5, -2.133_740_5e-4, -1.682_827e-3, -7.373_329_3e-3, -1.426_474e-2];
+    // SAFETY: the caller guarantees the instruction set.
+    unsafe {
+        let x = S::min(S::max(x, S::splat(-4.0)), S::splat(4.0));
+        let x2 = S::mul(x, x);
+        let mut p = S::splat(NUMERATOR[0]);
+        for &c in &NUMERATOR[1..] {
+            p = S::fma(p, x2, S::splat(c));
+        }
+        let mut q = S::splat(DENOMINATOR[0]);
+        for &c in &DENOMINATOR[1..] {
+            q = S::fma(q, x2, S::splat(c));
+        }
+        S::div(S::mul(x, p), q)
+    }
+}
+
+/// `1 / (1 + e^-x)`, absolute error at most 2e-7.
+#[inline(always)]
+pub(crate) unsafe fn sigmoid<S: Simd>(x: S::F) -> S::F {
+    // SAFETY: the caller guarantees the instruction set.
+    unsafe {
+        let one = S::splat(1.0);
+        S::div(one, S::add(one, exp::<S>(S::sub(S::zero(), x))))
+    }
+}
+
+/// The activation of an epilogue; GELU's absolute error is at most 4e-7 times `max(1, |x|)`.
+#[inline(always)]
+pub(crate) unsafe fn activate<S: Simd>(activation: Activation, x: S::F) -> S::F {
+    // SAFETY: the caller guarantees the instruction set.
+    unsafe {
+        match activation {
+            Activation::None => x,
+            Activation::Gelu => {
+                let e = erf::<S>(S::mul(x, S::splat(std::f32::consts::FRAC_1_SQRT_2)));
+                let half = S::mul(x, S::splat(0.5));
+                S::fma(half, e, half)
+            }
+            Activation::Silu => S::mul(x, sigmoid::<S>(x)),
+            Activation::QuickGelu => S::mul(x, sigmoid::<S>(S::mul(x, S::splat(1.702)))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+    use crate::simd::{Kernel, LANES};
+
+    #[derive(Clone, Copy)]
+    enum Function {
+        Exp,
+        Erf,
+        Sigmoid,
+        Activate(Activation),
+    }
+
+    struct Apply<'a>(Function, &'a mut [f32]);
+
+    impl Kernel for Apply<'_> {
+        type Output = ();
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) {
+            for chunk in self.1.chunks_mut(LANES) {
+                // SAFETY: partial access is bounded by the chunk's length.
+                unsafe {
+                    let x = S::load_partial(chunk.as_ptr(), chunk.len());
+                    let y = match self.0 {
+                        Function::Exp => exp::<S>(x),
+                        Function::Erf => erf::<S>(x),
+                        Function::Sigmoid => sigmoid::<S>(x),
+                        Function::Activate(a) => activate::<S>(a, x),
+                    };
+                    S::store_partial(chunk.as_mut_ptr(), chunk.len(), y);
+                }
+            }
+        }
+    }
+
+    /// Largest `|got - want| / max(floor, |want|)` over a sweep of `range` on every instruction set.
+    fn worst(function: Function, range: f32, floor: f64, want: impl Fn(f64) -> f64) -> f64 {
+        let xs: Vec<f32> = (0..40_001).map(|i| (i as f32 / 20_000.0 - 1.0) * range).collect();
+        let mut worst = 0.0f64;
+        for isa in Isa::available().into_iter().filter(|&isa| isa != Isa::Scalar) {
+            let mut ys = xs.clone();
+            isa.dispatch(Apply(function, &mut ys));
+            for (&x, &y) in xs.iter().zip(&ys) {
+                let w = want(f64::from(x));
+                worst = worst.max((f64::from(y) - w).abs() / w.abs().max(floor));
+            }
+        }
+        worst
+    }
+
+    #[test]
+    fn exp_is_within_two_ulp() {
+        assert!(worst(Function::Exp, 87.0, 1e-37, f64::exp) < 2.5e-7);
+    }
+
+    #[test]
+    fn erf_is_within_its_bound() {
+        assert!(worst(Function::Erf, 6.0, 1.0, libm::erf) < 4e-7);
+    }
+
+    #[test]
+    fn sigmoid_is_within_its_bound() {
+        assert!(worst(Function::Sigmoid, 90.0, 1.0, |x| 1.0 / (1.0 + (-x).exp())) < 2e-7);
+    }
+
+    #[test]
+    fn activations_are_within_their_bounds() {
+        let gelu = |x: f64| 0.5 * x * (1.0 + libm::erf(x / 2f64.sqrt()));
+        assert!(worst(Function::Activate(Activation::Gelu), 8.0, 1.0, gelu) < 1e-6);
+        let silu = |x: f64| x / (1.0 + (-x).exp());
+        assert!(worst(Function::Activate(Activation::Silu), 30.0, 1.0, silu) < 4e-7);
+        let quick = |x: f64| x / (1.0 + (-1.702 * x).exp());
+        assert!(worst(Function::Activate(Activation::QuickGelu), 30.0, 1.0, quick) < 4e-7);
+    }
+}

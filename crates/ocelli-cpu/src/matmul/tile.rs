@@ -1,0 +1,194 @@
+//! The register tile: a few rows times a few panels of sixteen columns.
+
+use half::bf16;
+
+use super::epilogue::Epilogue;
+use crate::simd::{LANES, Simd};
+
+/// Rows of the left factor in f32 memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows {
+    pub(crate) at: *const f32,
+    pub(crate) stride: usize,
+    pub(crate) rows: usize,
+    /// Values a row.
+    pub(crate) k: usize,
+}
+
+/// Columns of the right factor in panels of sixteen.
+#[derive(Clone, Copy)]
+pub(crate) struct Columns<B> {
+    pub(crate) at: *const B,
+    /// Values from one panel to the next.
+    pub(crate) panel_stride: usize,
+    /// Values from one `k` to the next.
+    pub(crate) k_stride: usize,
+}
+
+/// How the values of a panel are stored.
+pub(crate) trait Panel: Copy + Send + Sync + 'static {
+    /// Sixteen columns at `k` and at `k + 1`.
+    ///
+    /// # Safety
+    /// Both are in the panel; the CPU has `S`.
+    unsafe fn load_pair<S: Simd>(p: *const Self, k_stride: usize) -> (S::F, S::F);
+    /// Sixteen columns at the last `k` of a panel with an odd number of them.
+    ///
+    /// # Safety
+    /// As for `load_pair`.
+    unsafe fn load_last<S: Simd>(p: *const Self) -> S::F;
+}
+
+/// `k` after `k`, sixteen columns each.
+impl Panel for f32 {
+    #[inline(always)]
+    unsafe fn load_pair<S: Simd>(p: *const Self, k_stride: usize) -> (S::F, S::F) {
+        // SAFETY: the caller's promise.
+        unsafe { (S::load(p), S::load(p.add(k_stride))) }
+    }
+    #[inline(always)]
+    unsafe fn load_last<S: Simd>(p: *const Self) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::load(p) }
+    }
+}
+
+/// Pairs of `k` interleaved, as the bf16 matrix instructions want them; an odd end is padded.
+impl Panel for bf16 {
+    #[inline(always)]
+    unsafe fn load_pair<S: Simd>(p: *const Self, _k_stride: usize) -> (S::F, S::F) {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_bf16_pairs(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_last<S: Simd>(p: *const Self) -> S::F {
+        // SAFETY: the padding makes the pair whole.
+        unsafe { S::load_bf16_pairs(p).0 }
+    }
+}
+
+/// Multiply all rows with the panels `first..last` and hand each tile to the epilogue, with row
+/// numbers counted from `first_row`.
+///
+/// # Safety
+/// Rows and panels are readable, the epilogue may write their outputs, the CPU has `S`.
+#[inline(always)]
+pub(crate) unsafe fn product<S: Simd, B: Panel, E: Epilogue>(
+    a: Rows,
+    b: Columns<B>,
+    panels: std::ops::Range<usize>,
+    epilogue: &E,
+    first_row: usize,
+) {
+    let mut panel = panels.start;
+    // SAFETY: the caller's promise, for each part.
+    unsafe {
+        if a.rows == 1 && E::GROUP == 1 {
+            // One row is bound by memory: many panels at once hide the latency of the chain.
+            while S::TILE_PANELS > 1 && panel + 8 <= panels.end {
+                tile::<S, B, E, 1, 8>(a, b, 0, panel, epilogue, first_row);
+                panel += 8;
+            }
+            while panel + 4 <= panels.end {
+                tile::<S, B, E, 1, 4>(a, b, 0, panel, epilogue, first_row);
+                panel += 4;
+            }
+        }
+        if E::GROUP == 1 {
+            while panel + 3 <= panels.end && S::TILE_PANELS >= 3 {
+                row_tiles::<S, B, E, 3>(a, b, S::TILE_ROWS, panel, epilogue, first_row);
+                panel += 3;
+            }
+            while panel + 2 <= panels.end && S::TILE_PANELS >= 2 {
+                row_tiles::<S, B, E, 2>(a, b, S::TILE_ROWS, panel, epilogue, first_row);
+                panel += 2;
+            }
+            while panel < panels.end {
+                row_tiles::<S, B, E, 1>(a, b, S::TILE_ROWS, panel, epilogue, first_row);
+                panel += 1;
+            }
+        } else {
+            let rows = S::TILE_ROWS * S::TILE_PANELS.min(2) / 2;
+            while panel < panels.end {
+                row_tiles::<S, B, E, 2>(a, b, rows, panel, epilogue, first_row);
+                panel += 2;
+            }
+        }
+    }
+}
+
+/// All rows against `NP` panels, in tiles of at most `most` rows.
+#[inline(always)]
+unsafe fn row_tiles<S: Simd, B: Panel, E: Epilogue, const NP: usize>(
+    a: Rows,
+    b: Columns<B>,
+    most: usize,
+    panel: usize,
+    e: &E,
+    first_row: usize,
+) {
+    let mut r = 0;
+    while r < a.rows {
+        // SAFETY: the tile's rows are among `a.rows`.
+        r += unsafe {
+            match most.min(a.rows - r) {
+                8.. => tile::<S, B, E, 8, NP>(a, b, r, panel, e, first_row),
+                6..8 => tile::<S, B, E, 6, NP>(a, b, r, panel, e, first_row),
+                4..6 => tile::<S, B, E, 4, NP>(a, b, r, panel, e, first_row),
+                3 => tile::<S, B, E, 3, NP>(a, b, r, panel, e, first_row),
+                2 => tile::<S, B, E, 2, NP>(a, b, r, panel, e, first_row),
+                _ => tile::<S, B, E, 1, NP>(a, b, r, panel, e, first_row),
+            }
+        };
+    }
+}
+
+/// `MR` rows from row `r` times `NP` panels from `panel`; returns `MR`.
+#[inline(always)]
+unsafe fn tile<S: Simd, B: Panel, E: Epilogue, const MR: usize, const NP: usize>(
+    a: Rows,
+    b: Columns<B>,
+    r: usize,
+    panel: usize,
+    epilogue: &E,
+    first_row: usize,
+) -> usize {
+    // SAFETY: the caller's promise: rows `r..r + MR`, panels `panel..panel + NP`, all `k`.
+    unsafe {
+        let mut sums = [[S::zero(); NP]; MR];
+        let rows = a.at.add(r * a.stride);
+        let columns = b.at.add(panel * b.panel_stride);
+        for pair in 0..a.k / 2 {
+            let mut first = [S::zero(); NP];
+            let mut second = [S::zero(); NP];
+            for p in 0..NP {
+                let at = columns.add(p * b.panel_stride + pair * 2 * b.k_stride);
+                (first[p], second[p]) = B::load_pair::<S>(at, b.k_stride);
+            }
+            for i in 0..MR {
+                let x = S::splat(*rows.add(i * a.stride + 2 * pair));
+                for p in 0..NP {
+                    sums[i][p] = S::fma(x, first[p], sums[i][p]);
+                }
+            }
+            for i in 0..MR {
+                let x = S::splat(*rows.add(i * a.stride + 2 * pair + 1));
+                for p in 0..NP {
+                    sums[i][p] = S::fma(x, second[p], sums[i][p]);
+                }
+            }
+        }
+        if a.k % 2 == 1 {
+            let k = a.k - 1;
+            for p in 0..NP {
+                let last = B::load_last::<S>(columns.add(p * b.panel_stride + k * b.k_stride));
+                for i in 0..MR {
+                    let x = S::splat(*rows.add(i * a.stride + k));
+                    sums[i][p] = S::fma(x, last, sums[i][p]);
+                }
+            }
+        }
+        epilogue.finish::<S, MR, NP>(first_row + r, panel * LANES, sums);
+    }
+    MR
+}

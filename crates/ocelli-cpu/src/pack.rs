@@ -1,0 +1,295 @@
+//! Weights as the kernels want them, packed once from whatever the checkpoint holds.
+//!
+//! A matrix `[n, k]` becomes panels of sixteen outputs. In f32 a panel is `[k][16]`; in bf16 pairs of
+//! `k` are interleaved, `[k / 2][16][2]`: the operand layout of the bf16 matrix instructions, which
+//! AVX-512 and AVX2 unpack with a shift and a mask.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use half::bf16;
+use ocelli_plan::{DType, Plan, WeightDecl, WeightError, WeightLayout, WeightSource};
+
+use crate::buffer::Buffer;
+use crate::matmul::Columns;
+use crate::pool::Pool;
+use crate::simd::{Elem, LANES};
+
+/// A weight ready for the kernels.
+pub(crate) enum Packed {
+    Matrix(Matrix),
+    /// Padded with zeros to whole panels.
+    Vector(Vec<f32>),
+    /// Depthwise kernels `[kernel * kernel][channels]`, channels padded to whole panels.
+    Depthwise { weights: Vec<f32>, stride: usize },
+    /// Rows are read from the source when they are gathered.
+    Table { source: Arc<dyn WeightSource>, name: String },
+    /// `[rows, cols]` as the scalar reference reads it.
+    Plain(Vec<f32>),
+}
+
+/// A matrix in panels of sixteen outputs.
+pub(crate) struct Matrix {
+    buffer: Buffer,
+    dtype: DType,
+    k: usize,
+    pub(crate) panels: usize,
+}
+
+impl Matrix {
+    fn zeroed(panels: usize, k: usize, dtype: DType) -> Self {
+        let buffer = Buffer::zeroed(panels * panel_len(k) * dtype.size());
+        Self { buffer, dtype, k, panels }
+    }
+
+    pub(crate) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The panels as kernels read them. `B` must be the type of `dtype`.
+    pub(crate) fn columns<B>(&self) -> Columns<B> {
+        debug_assert_eq!(size_of::<B>(), self.dtype.size());
+        Columns { at: self.buffer.as_ptr().cast(), panel_stride: panel_len(self.k), k_stride: LANES }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.buffer.len()
+    }
+}
+
+/// Values of one panel; an odd `k` is padded to whole pairs.
+fn panel_len(k: usize) -> usize {
+    k.next_multiple_of(2) * LANES
+}
+
+impl Packed {
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Packed::Matrix(m) => m.bytes(),
+            Packed::Vector(v) | Packed::Plain(v) | Packed::Depthwise { weights: v, .. } => size_of_val(&v[..]),
+            Packed::Table { .. } => 0,
+        }
+    }
+
+    pub(crate) fn vector(&self) -> &[f32] {
+        match self {
+            Packed::Vector(v) | Packed::Plain(v) => v,
+            _ => unreachable!("the plan declares vectors where ops take them"),
+        }
+    }
+
+    pub(crate) fn matrix(&self) -> &Matrix {
+        match self {
+            Packed::Matrix(m) => m,
+            _ => unreachable!("the plan declares matrices where ops take them"),
+        }
+    }
+
+    pub(crate) fn plain(&self) -> &[f32] {
+        self.vector()
+    }
+}
+
+/// Packed weights of one checkpoint, shared by all plans over it.
+pub(crate) struct WeightStore {
+    source: Arc<dyn WeightSource>,
+    dtype: DType,
+    /// Keep weights as the scalar reference reads them.
+    plain: bool,
+    packed: Mutex<HashMap<WeightDecl, Arc<Packed>>>,
+}
+
+impl WeightStore {
+    pub(crate) fn new(source: Arc<dyn WeightSource>, dtype: DType, plain: bool) -> Self {
+        Self { source, dtype, plain, packed: Mutex::default() }
+    }
+
+    /// The plan's weights in its order; those that are not packed yet are now.
+    pub(crate) fn prepare(&self, plan: &Plan, pool: &Pool) -> Result<Vec<Arc<Packed>>, WeightError> {
+        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut weights = Vec::with_capacity(plan.weights.len());
+        for decl in &plan.weights {
+            if !packed.contains_key(decl) {
+                packed.insert(decl.clone(), Arc::new(self.pack(decl, pool)?));
+            }
+            weights.push(Arc::clone(&packed[decl]));
+        }
+        Ok(weights)
+    }
+
+    /// Bytes of all packed weights.
+    pub(crate) fn bytes(&self) -> usize {
+        self.packed.lock().unwrap_or_else(PoisonError::into_inner).values().map(|p| p.bytes()).sum()
+    }
+
+    fn pack(&self, decl: &WeightDecl, pool: &Pool) -> Result<Packed, WeightError> {
+        match decl.layout {
+            WeightLayout::Table => {
+                Ok(Packed::Table { source: Arc::clone(&self.source), name: decl.parts[0].clone() })
+            }
+            WeightLayout::Vector => self.pack_vector(decl),
+            WeightLayout::Depthwise if !self.plain => self.pack_depthwise(decl),
+            _ if self.plain => self.pack_plain(decl),
+            _ => self.pack_matrix(decl, pool),
+        }
+    }
+
+    fn pack_vector(&self, decl: &WeightDecl) -> Result<Packed, WeightError> {
+        let mut values = Vec::with_capacity(decl.rows.next_multiple_of(LANES));
+        for part in &decl.parts {
+            values.extend(self.source.read(part)?);
+        }
+        values.resize(decl.rows.next_multiple_of(LANES), 0.0);
+        Ok(Packed::Vector(values))
+    }
+
+    fn pack_depthwise(&self, decl: &WeightDecl) -> Result<Packed, WeightError> {
+        let rows = self.source.read(&decl.parts[0])?;
+        let (channels, taps) = (decl.rows, decl.cols);
+        let stride = channels.next_multiple_of(LANES);
+        let mut weights = vec![0.0; taps * stride];
+        for (c, kernel) in rows.chunks_exact(taps).enumerate() {
+            for (tap, &w) in kernel.iter().enumerate() {
+                weights[tap * stride + c] = w;
+            }
+        }
+        Ok(Packed::Depthwise { weights, stride })
+    }
+
+    /// Row-major f32, matrices rounded to the compute type.
+    fn pack_plain(&self, decl: &WeightDecl) -> Result<Packed, WeightError> {
+        let is_matrix = decl.layout != WeightLayout::Depthwise;
+        let mut values = vec![0.0; decl.rows * decl.cols];
+        let mut reader = RowReader::new(&*self.source, decl);
+        for (row, out) in values.chunks_exact_mut(decl.cols).enumerate() {
+            reader.read(row, out)?;
+            if is_matrix && self.dtype == DType::Bf16 {
+                out.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32());
+            }
+        }
+        Ok(Packed::Plain(values))
+    }
+
+    fn pack_matrix(&self, decl: &WeightDecl, pool: &Pool) -> Result<Packed, WeightError> {
+        let groups = if decl.layout == WeightLayout::GatePair { 2 } else { 1 };
+        let panels = groups * (decl.rows / groups).div_ceil(LANES);
+        let mut matrix = Matrix::zeroed(panels, decl.cols, self.dtype);
+        let target = Target { at: matrix.buffer.as_mut_ptr(), dtype: self.dtype, k: decl.cols };
+        let failure = Mutex::new(None);
+        pool.run(panels, &|panel| {
+            if let Err(error) = self.pack_panel(decl, groups, panel, target) {
+                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            }
+        });
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(Packed::Matrix(matrix)),
+        }
+    }
+
+    /// Fill one panel. With two groups, gate and up panels take turns.
+    fn pack_panel(
+        &self,
+        decl: &WeightDecl,
+        groups: usize,
+        panel: usize,
+        target: Target,
+    ) -> Result<(), WeightError> {
+        let group_rows = decl.rows / groups;
+        let first = panel / groups * LANES;
+        let count = LANES.min(group_rows - first);
+        let mut reader = RowReader::new(&*self.source, decl);
+        let mut rows = vec![0.0; LANES * decl.cols];
+        for (i, out) in rows.chunks_exact_mut(decl.cols).take(count).enumerate() {
+            reader.read(panel % groups * group_rows + first + i, out)?;
+        }
+        // SAFETY: each panel is filled by one task; the buffer holds all of them.
+        unsafe {
+            match target.dtype {
+                DType::F32 => interleave::<f32>(&rows, decl.cols, 1, target.panel(panel)),
+                DType::Bf16 => interleave::<bf16>(&rows, decl.cols, 2, target.panel(panel)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where panels go.
+#[derive(Clone, Copy)]
+struct Target {
+    at: *mut u8,
+    dtype: DType,
+    k: usize,
+}
+
+// SAFETY: tasks write disjoint panels.
+unsafe impl Send for Target {}
+// SAFETY: as above.
+unsafe impl Sync for Target {}
+
+impl Target {
+    /// # Safety
+    /// The panel exists and `T` is the type of `dtype`.
+    unsafe fn panel<T>(&self, panel: usize) -> *mut T {
+        // SAFETY: the caller's promise.
+        unsafe { self.at.cast::<T>().add(panel * panel_len(self.k)) }
+    }
+}
+
+/// Write sixteen rows `[16][k]` as `[k / step][16][step]`.
+///
+/// # Safety
+/// `to` is valid for `panel_len(k)` values.
+unsafe fn interleave<E: Elem>(rows: &[f32], k: usize, step: usize, to: *mut E) {
+    // Blocks of sixteen `k` keep both sides in the first-level cache.
+    for block in (0..k).step_by(LANES) {
+        for lane in 0..LANES {
+            let row = &rows[lane * k..][..k];
+            for kk in block..k.min(block + LANES) {
+                // SAFETY: `kk < k` and `lane < 16`, so the place is in the panel.
+                unsafe { *to.add((kk / step * LANES + lane) * step + kk % step) = E::from_f32(row[kk]) };
+            }
+        }
+    }
+}
+
+/// Rows of a weight over all its parts, convolution kernels with the input channel fastest.
+struct RowReader<'a> {
+    source: &'a dyn WeightSource,
+    decl: &'a WeightDecl,
+    /// First row of each part.
+    starts: Vec<usize>,
+    kernel: Vec<f32>,
+}
+
+impl<'a> RowReader<'a> {
+    fn new(source: &'a dyn WeightSource, decl: &'a WeightDecl) -> Self {
+        let rows_of = |part: &String| source.shape(part).and_then(|s| s.first().copied()).unwrap_or(0);
+        let starts = decl
+            .parts
+            .iter()
+            .scan(0, |at, part| {
+                let start = *at;
+                *at += rows_of(part);
+                Some(start)
+            })
+            .collect();
+        Self { source, decl, starts, kernel: Vec::new() }
+    }
+
+    fn read(&mut self, row: usize, out: &mut [f32]) -> Result<(), WeightError> {
+        let part = self.starts.partition_point(|&start| start <= row) - 1;
+        let (name, row) = (&self.decl.parts[part], row - self.starts[part]);
+        if self.decl.layout != WeightLayout::Conv {
+            return self.source.read_rows(name, row, out);
+        }
+        let channels = self.source.shape(name).map_or(1, |s| s[1]);
+        let taps = out.len() / channels;
+        self.kernel.resize(out.len(), 0.0);
+        self.source.read_rows(name, row, &mut self.kernel)?;
+        for (i, v) in out.iter_mut().enumerate() {
+            *v = self.kernel[i % channels * taps + i / channels];
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! Sixteen lanes in two AVX2 registers. Needs avx2 and fma.
+
+use std::arch::x86_64::*;
+
+use half::bf16;
+
+use super::{LANES, Simd};
+
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2;
+
+/// Lanes 0 to 7 and 8 to 15.
+#[derive(Clone, Copy)]
+pub(crate) struct Pair(__m256, __m256);
+
+// SAFETY of every function: the trait's contract (the CPU has AVX2 and FMA, pointers are valid).
+#[allow(clippy::undocumented_unsafe_blocks)]
+unsafe impl Simd for Avx2 {
+    type F = Pair;
+    // 12 accumulators, 2 columns and a broadcast out of 16 registers.
+    const TILE_ROWS: usize = 6;
+    const TILE_PANELS: usize = 1;
+    const CONV_PIXELS: usize = 4;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Pair {
+        unsafe {
+            let v = _mm256_set1_ps(x);
+            Pair(v, v)
+        }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Pair {
+        unsafe { Pair(_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))) }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: Pair) {
+        unsafe {
+            _mm256_storeu_ps(p, v.0);
+            _mm256_storeu_ps(p.add(8), v.1);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_partial(p: *const f32, n: usize) -> Pair {
+        let mut full = [0.0f32; LANES];
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, full.as_mut_ptr(), n);
+            Self::load(full.as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_partial(p: *mut f32, n: usize, v: Pair) {
+        let mut full = [0.0f32; LANES];
+        unsafe {
+            Self::store(full.as_mut_ptr(), v);
+            std::ptr::copy_nonoverlapping(full.as_ptr(), p, n);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const bf16) -> Pair {
+        unsafe { Pair(widen_bf16(p), widen_bf16(p.add(8))) }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut bf16, v: Pair) {
+        unsafe {
+            let (low, high) = (round_to_bf16(v.0), round_to_bf16(v.1));
+            // Packing works within 128-bit halves: put the quarters back in order.
+            let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(low, high));
+            _mm256_storeu_si256(p.cast(), packed);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(p: *const bf16) -> (Pair, Pair) {
+        unsafe {
+            let low = _mm256_loadu_si256(p.cast());
+            let high = _mm256_loadu_si256(p.add(LANES).cast());
+            let keep = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            let first = Pair(
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            );
+            let second = Pair(
+                _mm256_castsi256_ps(_mm256_and_si256(low, keep)),
+                _mm256_castsi256_ps(_mm256_and_si256(high, keep)),
+            );
+            (first, second)
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(a: Pair, b: Pair) -> Pair {
+        unsafe { Pair(_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    unsafe fn sub(a: Pair, b: Pair) -> Pair {
+        unsafe { Pair(_mm256_sub_ps(a.0, b.0), _mm256_sub_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Pair, b: Pair) -> Pair {
+        unsafe { Pair(_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    unsafe fn div(a: Pair, b: Pair) -> Pair {
+        unsafe { Pair(_mm256_div_ps(a.0, b.0), _mm256_div_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Pair, b: Pair, c: Pair) -> Pair {
+        unsafe { Pair(_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
+    }
+    #[inline(always)]
+    unsafe fn min(a: Pair, b: Pair) -> Pair {
+        unsafe { Pair(_mm256_min_ps(a.0, b.0), _mm256_min_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    unsafe fn max(a: Pair, b: Pair) -> Pair {
+        unsafe { Pair(_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    unsafe fn round(a: Pair) -> Pair {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        unsafe { Pair(_mm256_round_ps::<NEAREST>(a.0), _mm256_round_ps::<NEAREST>(a.1)) }
+    }
+    #[inline(always)]
+    unsafe fn scale_by_power_of_two(a: Pair, n: Pair) -> Pair {
+        unsafe { Self::mul(a, Pair(power_of_two(n.0), power_of_two(n.1))) }
+    }
+    #[inline(always)]
+    unsafe fn reduce_add(a: Pair) -> f32 {
+        unsafe {
+            let eight = _mm256_add_ps(a.0, a.1);
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn reduce_max(a: Pair) -> f32 {
+        unsafe {
+            let eight = _mm256_max_ps(a.0, a.1);
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+}
+
+/// Eight bf16 values as f32.
+#[inline(always)]
+#[allow(clippy::undocumented_unsafe_blocks)] // Called from the trait's functions only.
+unsafe fn widen_bf16(p: *const bf16) -> __m256 {
+    unsafe {
+        let half = _mm_loadu_si128(p.cast());
+        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)))
+    }
+}
+
+/// `2^n` built from its exponent bits.
+#[inline(always)]
+#[allow(clippy::undocumented_unsafe_blocks)] // Called from the trait's functions only.
+unsafe fn power_of_two(n: __m256) -> __m256 {
+    unsafe {
+        let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+        _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+    }
+}
+
+/// Eight bf16 values in the low halves of 32-bit lanes; see the AVX-512 twin.
+#[inline(always)]
+#[allow(clippy::undocumented_unsafe_blocks)] // Called from the trait's functions only.
+unsafe fn round_to_bf16(v: __m256) -> __m256i {
+    unsafe {
+        let bits = _mm256_castps_si256(v);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+        let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+        _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, is_nan))
+    }
+}

@@ -1,0 +1,194 @@
+//! Sixteen f32 lanes on every instruction set.
+//!
+//! Kernels are written once, generic over [`Simd`], and stamped out by [`Isa::dispatch`] for each
+//! instruction set that the CPU may have. A vector is always sixteen lanes (one AVX-512 register,
+//! two of AVX2), so packed weights have one layout everywhere.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
+
+use half::bf16;
+
+use crate::Isa;
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// Operations on sixteen f32 lanes.
+///
+/// # Safety
+/// Every function requires that the CPU has the instruction set, which [`Isa::dispatch`] has
+/// checked, and that it is inlined into a function compiled for it. Pointers must be valid for
+/// as many elements as the function says; they need no alignment.
+pub(crate) unsafe trait Simd: Copy + 'static {
+    /// Sixteen f32 values.
+    type F: Copy;
+    /// Rows of the matrix product's tile: accumulators must fit the registers.
+    const TILE_ROWS: usize;
+    /// Panels (sixteen columns each) of the matrix product's tile.
+    const TILE_PANELS: usize;
+    /// Output pixels that a depthwise convolution keeps in registers.
+    const CONV_PIXELS: usize;
+
+    unsafe fn splat(x: f32) -> Self::F;
+    unsafe fn load(p: *const f32) -> Self::F;
+    unsafe fn store(p: *mut f32, v: Self::F);
+    /// Load `n <= 16` values; the other lanes are zero and are not read.
+    unsafe fn load_partial(p: *const f32, n: usize) -> Self::F;
+    /// Store the first `n <= 16` lanes.
+    unsafe fn store_partial(p: *mut f32, n: usize, v: Self::F);
+    unsafe fn load_bf16(p: *const bf16) -> Self::F;
+    /// Round to the nearest bf16, ties to even.
+    unsafe fn store_bf16(p: *mut bf16, v: Self::F);
+    /// Load 32 values `a0 b0 a1 b1 …` as `(a, b)`.
+    unsafe fn load_bf16_pairs(p: *const bf16) -> (Self::F, Self::F);
+
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c` with one rounding.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// Nearest integer, ties to even.
+    unsafe fn round(a: Self::F) -> Self::F;
+    /// `a * 2^n` for integral `n` in -126..=127.
+    unsafe fn scale_by_power_of_two(a: Self::F, n: Self::F) -> Self::F;
+    unsafe fn reduce_add(a: Self::F) -> f32;
+    unsafe fn reduce_max(a: Self::F) -> f32;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self::F {
+        // SAFETY: the caller's promise is the callee's.
+        unsafe { Self::splat(0.0) }
+    }
+}
+
+/// A stored element: f32 or bf16. Vectors in registers are always f32.
+pub(crate) trait Elem: Copy + Send + Sync + 'static {
+    /// Sixteen values from memory.
+    unsafe fn load<S: Simd>(p: *const Self) -> S::F;
+    /// Sixteen values to memory.
+    unsafe fn store<S: Simd>(p: *mut Self, v: S::F);
+    /// `n <= 16` values from memory, the other lanes zero.
+    unsafe fn load_partial<S: Simd>(p: *const Self, n: usize) -> S::F;
+    /// The first `n <= 16` lanes to memory.
+    unsafe fn store_partial<S: Simd>(p: *mut Self, n: usize, v: S::F);
+    fn to_f32(self) -> f32;
+    fn from_f32(x: f32) -> Self;
+}
+
+impl Elem for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const Self) -> S::F {
+        // SAFETY: the caller's promise is the callee's.
+        unsafe { S::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(p: *mut Self, v: S::F) {
+        // SAFETY: as above.
+        unsafe { S::store(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial<S: Simd>(p: *const Self, n: usize) -> S::F {
+        // SAFETY: as above.
+        unsafe { S::load_partial(p, n) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial<S: Simd>(p: *mut Self, n: usize, v: S::F) {
+        // SAFETY: as above.
+        unsafe { S::store_partial(p, n, v) }
+    }
+    fn to_f32(self) -> f32 {
+        self
+    }
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+}
+
+impl Elem for bf16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const Self) -> S::F {
+        // SAFETY: the caller's promise is the callee's.
+        unsafe { S::load_bf16(p) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(p: *mut Self, v: S::F) {
+        // SAFETY: as above.
+        unsafe { S::store_bf16(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial<S: Simd>(p: *const Self, n: usize) -> S::F {
+        let mut full = [bf16::ZERO; LANES];
+        // SAFETY: the caller promises `n <= 16` readable values.
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, full.as_mut_ptr(), n);
+            S::load_bf16(full.as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_partial<S: Simd>(p: *mut Self, n: usize, v: S::F) {
+        let mut full = [bf16::ZERO; LANES];
+        // SAFETY: the caller promises `n <= 16` writable values.
+        unsafe {
+            S::store_bf16(full.as_mut_ptr(), v);
+            std::ptr::copy_nonoverlapping(full.as_ptr(), p, n);
+        }
+    }
+    fn to_f32(self) -> f32 {
+        bf16::to_f32(self)
+    }
+    fn from_f32(x: f32) -> Self {
+        bf16::from_f32(x)
+    }
+}
+
+/// A computation written once for all instruction sets. `run` must be `#[inline(always)]`.
+pub(crate) trait Kernel {
+    type Output;
+    /// # Safety
+    /// The CPU must have the instruction set `S`.
+    unsafe fn run<S: Simd>(self) -> Self::Output;
+}
+
+impl Isa {
+    /// Run a kernel compiled for this instruction set.
+    ///
+    /// # Panics
+    /// For [`Isa::Scalar`], which has the reference implementations instead of kernels.
+    #[inline]
+    pub(crate) fn dispatch<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            // SAFETY: an `Isa` other than scalar is only made after detecting its features.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { on_avx512(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { on_avx2(kernel) },
+            Isa::Scalar => unreachable!("the scalar device runs reference implementations"),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
+unsafe fn on_avx512<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: the caller has checked these features.
+    unsafe { kernel.run::<Avx512>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn on_avx2<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: the caller has checked these features.
+    unsafe { kernel.run::<Avx2>() }
+}
