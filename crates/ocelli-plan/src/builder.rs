@@ -233,7 +233,7 @@ impl<'w> PlanBuilder<'w> {
         let name = weight_of(prefix);
         let shape = self.shape(&name)?;
         let channels_in = self.cols(map.tensor);
-        let fits = matches!(shape[..], [out, 1, k, k2] if k == k2 && k % 2 == 1 && out % channels_in == 0);
+        let fits = matches!(shape[..], [out, 1, k, k2] if k == k2 && k % 2 == 1 && out.is_multiple_of(channels_in));
         if !fits {
             let why = format!("expected [multiple of {channels_in}, 1, odd k, k], found {shape:?}");
             return Err(WeightError::new(&name, why).into());
@@ -330,7 +330,7 @@ impl<'w> PlanBuilder<'w> {
     /// When the columns are not three times `heads` heads.
     pub fn attention(&mut self, qkv: TensorId, heads: usize, causal: bool) -> Result<TensorId, PlanError> {
         let cols = self.cols(qkv);
-        if heads == 0 || cols % (3 * heads) != 0 {
+        if heads == 0 || !cols.is_multiple_of(3 * heads) {
             return Err(PlanError::Shape(format!("{cols} columns are no queries, keys, values of {heads} heads")));
         }
         let head_dim = cols / (3 * heads);
@@ -351,7 +351,7 @@ impl<'w> PlanBuilder<'w> {
     ) -> Result<TensorId, PlanError> {
         let AttentionShape { heads, kv_heads, head_dim } = shape;
         let (cols, expected) = (self.cols(qkv), (heads + 2 * kv_heads) * head_dim);
-        if cols != expected || kv_heads == 0 || heads % kv_heads != 0 || head_dim % 2 != 0 {
+        if cols != expected || kv_heads == 0 || !heads.is_multiple_of(kv_heads) || !head_dim.is_multiple_of(2) {
             let why = format!(
                 "{heads} query heads and {kv_heads} key heads of {head_dim} need {expected} columns, found {cols}"
             );
@@ -529,7 +529,7 @@ impl<'w> PlanBuilder<'w> {
     fn check_residual(&self, residual: Option<TensorId>, out: TensorId) -> Result<(), PlanError> {
         let Some(residual) = residual else { return Ok(()) };
         let (a, b) = (self.plan.tensor(residual), self.plan.tensor(out));
-        if a.cols == b.cols && a.rows == b.rows && a.element == b.element {
+        if a.cols == b.cols && a.rows == b.rows && a.element != Element::U32 {
             return Ok(());
         }
         Err(PlanError::Shape(format!("cannot add {:?} x {} to {:?} x {}", a.rows, a.cols, b.rows, b.cols)))

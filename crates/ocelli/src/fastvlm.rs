@@ -1,0 +1,566 @@
+//! FastVLM from a checkpoint directory to answers: encode, splice, prefill, decode.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use ocelli_cpu::{Arena, CpuDevice, CpuWeights, Isa, KvCache, PreparedPlan, RunError};
+use ocelli_image::DecodeOptions;
+use ocelli_models::{LogitRows, Qwen2Shape, embed_tokens, fastvithd, projector, qwen2};
+use ocelli_plan::{AttentionShape, DType, Plan, PlanBuilder, PlanError, WeightSource, plan_arena};
+use ocelli_text::{
+    PromptToken, Qwen2Tokenizer, StopMatcher, StopStep, Template, TokenStream, build_prompt, stop_ids,
+};
+use ocelli_weights::{Checkpoint, Family, FastVlmConfig};
+
+use crate::answer::{Answer, FinishReason, Timings, Usage};
+use crate::memory::{MemoryPlan, available_memory_bytes};
+use crate::prefix::{ImageEmbeds, Prefix, Slot};
+use crate::request::{Image, ImageOptions, Request};
+use crate::sampler::Sampler;
+use crate::Error;
+
+/// Positions that go through the language model at a time: bounds the memory of long prompts.
+pub(crate) const PREFILL_CHUNK: usize = 256;
+/// Generated tokens that the memory plan counts with.
+const PLANNED_TOKENS: usize = 512;
+/// Side of the largest picture in pixels.
+const MAX_RESOLUTION: usize = 4096;
+
+/// How a model is loaded.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Take the vision tower from this checkpoint.
+    pub vision: Option<PathBuf>,
+    /// Type of activations and matrices.
+    pub dtype: DType,
+    /// Threads; 0 means one for each core.
+    pub threads: usize,
+    /// Force an instruction set; otherwise `OCELLI_ISA` or the best that the CPU has.
+    pub isa: Option<Isa>,
+    /// Load even when memory seems too small.
+    pub ignore_memory: bool,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { vision: None, dtype: DType::Bf16, threads: 0, isa: None, ignore_memory: false }
+    }
+}
+
+/// A loaded model. Answers take `&self`; what one answer leaves in the caches serves the next.
+pub struct FastVlm {
+    pub(crate) config: FastVlmConfig,
+    pub(crate) weights: CpuWeights,
+    pub(crate) source: Arc<dyn WeightSource>,
+    tokenizer: Arc<Qwen2Tokenizer>,
+    template: Template,
+    stop_ids: Vec<u32>,
+    embed: Stage,
+    language: Stage,
+    vision: Mutex<HashMap<usize, Arc<Stage>>>,
+    embeds: Mutex<ImageEmbeds>,
+    prefix: Mutex<Option<Prefix>>,
+}
+
+/// A prepared plan and the memory of its last run, if nobody is using it.
+pub(crate) struct Stage {
+    pub(crate) plan: PreparedPlan,
+    arena: Mutex<Option<Arena>>,
+}
+
+impl Stage {
+    pub(crate) fn new(plan: PreparedPlan) -> Self {
+        Self { plan, arena: Mutex::new(None) }
+    }
+
+    fn with_arena<R>(&self, f: impl FnOnce(&PreparedPlan, &mut Arena) -> R) -> R {
+        let kept = lock(&self.arena).take();
+        let mut arena = kept.unwrap_or_else(|| self.plan.new_arena());
+        let result = f(&self.plan, &mut arena);
+        *lock(&self.arena) = Some(arena);
+        result
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn ms_since(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e3
+}
+
+impl FastVlm {
+    /// Load a checkpoint directory of any supported layout.
+    ///
+    /// # Errors
+    /// When files are missing or broken, a tensor is missing, unused or misshapen, or the model does
+    /// not fit in memory.
+    pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self, Error> {
+        let isa = options.isa.map_or_else(Isa::detect, Ok)?;
+        let checkpoint = Checkpoint::open(dir, options.vision.as_deref())?;
+        let tokenizer = Arc::new(Qwen2Tokenizer::from_dir(dir)?);
+        let stop_ids = stop_ids(dir, &tokenizer)?;
+        let config = checkpoint.config.clone();
+        let source = checkpoint.weight_source();
+        if !options.ignore_memory {
+            check_memory(&memory_plan(&checkpoint, options.dtype)?)?;
+        }
+        let device = CpuDevice::new(isa, options.dtype, options.threads);
+        let weights = CpuWeights::new(device, Arc::clone(&source));
+        let vision = vision_plan(&*source, config.image_size, false)?;
+        let language = qwen2(&*source, &shape(&config), PREFILL_CHUNK, LogitRows::Last)?;
+        let vision = Arc::new(Stage::new(weights.prepare(vision)?));
+        let embed = Stage::new(weights.prepare(embed_tokens(&*source, PREFILL_CHUNK)?)?);
+        let language = Stage::new(weights.prepare(language)?);
+        let template = match config.family {
+            Family::Native => Template::Native,
+            _ => Template::Apple,
+        };
+        Ok(Self {
+            vision: Mutex::new(HashMap::from([(config.image_size, vision)])),
+            embeds: Mutex::default(),
+            prefix: Mutex::new(None),
+            config,
+            weights,
+            source,
+            tokenizer,
+            template,
+            stop_ids,
+            embed,
+            language,
+        })
+    }
+
+    /// Sizes and constants of the checkpoint.
+    pub fn config(&self) -> &FastVlmConfig {
+        &self.config
+    }
+
+    /// Name of the instruction set that runs.
+    pub fn kernels(&self) -> &'static str {
+        self.weights.device().isa().name()
+    }
+
+    /// The compute type.
+    pub fn dtype(&self) -> DType {
+        self.weights.device().dtype()
+    }
+
+    /// Threads in use.
+    pub fn threads(&self) -> usize {
+        self.weights.device().threads()
+    }
+
+    /// Read a picture from a file with default options.
+    ///
+    /// # Errors
+    /// When it cannot be read; the error names the file.
+    pub fn open_image(&self, path: &Path) -> Result<Image, Error> {
+        self.open_image_with(path, &ImageOptions::default())
+    }
+
+    /// Read a picture from a file.
+    ///
+    /// # Errors
+    /// When it cannot be read (the error names the file) or the resolution does not suit the tower.
+    pub fn open_image_with(&self, path: &Path, options: &ImageOptions) -> Result<Image, Error> {
+        let start = Instant::now();
+        let rgb = ocelli_image::open(path, &decode_options(options))?;
+        self.prepare_image(&rgb, options, start)
+    }
+
+    /// Read a picture from bytes.
+    ///
+    /// # Errors
+    /// As for [`Self::open_image_with`].
+    pub fn decode_image(&self, bytes: &[u8], options: &ImageOptions) -> Result<Image, Error> {
+        let start = Instant::now();
+        let rgb = ocelli_image::decode(bytes, &decode_options(options))?;
+        self.prepare_image(&rgb, options, start)
+    }
+
+    fn prepare_image(
+        &self,
+        rgb: &ocelli_image::Rgb8,
+        options: &ImageOptions,
+        start: Instant,
+    ) -> Result<Image, Error> {
+        let stride = self.config.vision.stride;
+        let resolution = options.resolution.unwrap_or(self.config.image_size);
+        if resolution == 0 || !resolution.is_multiple_of(stride) || resolution > MAX_RESOLUTION {
+            return Err(Error::Resolution { resolution, stride, most: MAX_RESOLUTION });
+        }
+        let mut image = Image::new(rgb, resolution, options.fit);
+        image.preprocess_ms = ms_since(start);
+        Ok(image)
+    }
+
+    /// Visual tokens of a picture at this resolution.
+    pub fn image_tokens(&self, resolution: usize) -> usize {
+        (resolution / self.config.vision.stride).pow(2)
+    }
+
+    /// Answer a request; `on_text` gets each piece of text as soon as it is certain.
+    ///
+    /// A request that is cancelled is no error: the answer says so.
+    ///
+    /// # Errors
+    /// When pictures and placeholders do not match, the prompt is too long or an option is wrong.
+    pub fn generate(&self, request: &Request, on_text: &mut dyn FnMut(&str)) -> Result<Answer, Error> {
+        request.sampling.check()?;
+        let stops = StopMatcher::new(request.stop.clone())?;
+        let slots = self.slots(request)?;
+        let mut generation = Generation::new(self, request, slots, stops);
+        match generation.run(on_text) {
+            Ok(reason) => Ok(generation.finish(reason, on_text)),
+            Err(Error::Run(RunError::Cancelled)) => {
+                Ok(generation.finish(FinishReason::Cancelled, on_text))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The spliced sequence, position by position.
+    pub(crate) fn slots(&self, request: &Request) -> Result<Vec<Slot>, Error> {
+        let prompt =
+            build_prompt(&self.tokenizer, self.template, &request.turns, request.system.as_deref())?;
+        let images = prompt.iter().filter(|t| matches!(t, PromptToken::Image)).count();
+        if images != request.images.len() {
+            let tokens = self.image_tokens(self.config.image_size);
+            return Err(Error::ImageCount { images, given: request.images.len(), tokens });
+        }
+        let mut next = request.images.iter();
+        let mut slots = Vec::new();
+        for token in prompt {
+            match token {
+                PromptToken::Id(id) => slots.push(Slot::Token(id)),
+                PromptToken::Image => {
+                    let Some(image) = next.next() else { continue };
+                    let rows = 0..self.image_tokens(image.resolution) as u32;
+                    slots.extend(rows.map(|row| Slot::Image { key: image.key, row }));
+                }
+            }
+        }
+        if slots.len() >= self.config.max_positions {
+            return Err(Error::TooLong { prompt: slots.len(), most: self.config.max_positions });
+        }
+        Ok(slots)
+    }
+
+    /// Visual tokens of a picture as embeddings `[tokens, hidden_size]`, from memory when it was
+    /// seen before. The flag says whether the encoder ran.
+    pub(crate) fn encode(
+        &self,
+        image: &Image,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<(Arc<Vec<f32>>, bool), Error> {
+        if let Some(rows) = lock(&self.embeds).get(image.key) {
+            return Ok((rows, false));
+        }
+        let stage = self.vision_stage(image.resolution)?;
+        let rows = stage.with_arena(|plan, arena| {
+            let (input, output) = (named(plan, "pixel_values"), named(plan, "projected"));
+            plan.write(arena, input, &image.pixel_values);
+            plan.run(arena, 1, None, stop)?;
+            Ok::<_, Error>(Arc::new(plan.read(arena, output, 1)))
+        })?;
+        lock(&self.embeds).insert(image.key, Arc::clone(&rows));
+        Ok((rows, true))
+    }
+
+    fn vision_stage(&self, resolution: usize) -> Result<Arc<Stage>, Error> {
+        if let Some(stage) = lock(&self.vision).get(&resolution) {
+            return Ok(Arc::clone(stage));
+        }
+        let plan = vision_plan(&*self.source, resolution, false)?;
+        let stage = Arc::new(Stage::new(self.weights.prepare(plan)?));
+        lock(&self.vision).insert(resolution, Arc::clone(&stage));
+        Ok(stage)
+    }
+
+    /// Embeddings of some positions, `[slots, hidden_size]`.
+    pub(crate) fn splice(
+        &self,
+        slots: &[Slot],
+        images: &HashMap<u64, Arc<Vec<f32>>>,
+    ) -> Result<Vec<f32>, Error> {
+        let hidden = self.config.hidden_size;
+        // Placeholders get the embedding of token 0 first; their rows are written over it.
+        let ids: Vec<u32> = slots.iter().map(|s| if let Slot::Token(id) = s { *id } else { 0 }).collect();
+        let mut embeds = Vec::with_capacity(slots.len() * hidden);
+        for ids in ids.chunks(PREFILL_CHUNK) {
+            embeds.extend(self.embed.with_arena(|plan, arena| {
+                plan.write_ids(arena, named(plan, "ids"), ids);
+                plan.run(arena, ids.len(), None, &|| false)?;
+                Ok::<_, Error>(plan.read(arena, named(plan, "embeds"), ids.len()))
+            })?);
+        }
+        for (slot, row) in slots.iter().zip(embeds.chunks_exact_mut(hidden)) {
+            if let Slot::Image { key, row: index } = slot {
+                row.copy_from_slice(&images[key][*index as usize * hidden..][..hidden]);
+            }
+        }
+        Ok(embeds)
+    }
+
+    /// Take the cache of the last answer as far as it fits, or an empty one.
+    fn take_prefix(&self, slots: &[Slot]) -> (Prefix, usize) {
+        let config = &self.config;
+        let mut prefix = lock(&self.prefix).take().unwrap_or_else(|| Prefix {
+            slots: vec![],
+            cache: KvCache::new(config.num_layers, config.num_kv_heads, config.head_dim),
+        });
+        let shared = prefix.shared(slots);
+        prefix.slots.truncate(shared);
+        prefix.cache.truncate(shared);
+        (prefix, shared)
+    }
+}
+
+/// One answer in the making.
+struct Generation<'a> {
+    model: &'a FastVlm,
+    request: &'a Request,
+    slots: Vec<Slot>,
+    sampler: Sampler,
+    stream: TokenStream<Arc<Qwen2Tokenizer>>,
+    stops: StopMatcher,
+    text: String,
+    ids: Vec<u32>,
+    start: Instant,
+    usage: Usage,
+    timings: Timings,
+    stopped_by_text: bool,
+}
+
+impl<'a> Generation<'a> {
+    fn new(model: &'a FastVlm, request: &'a Request, slots: Vec<Slot>, stops: StopMatcher) -> Self {
+        let image_tokens = slots.iter().filter(|s| matches!(s, Slot::Image { .. })).count();
+        let usage = Usage { prompt_tokens: slots.len(), image_tokens, ..Usage::default() };
+        let preprocess_ms = request.images.iter().map(|i| i.preprocess_ms).sum();
+        Self {
+            model,
+            request,
+            slots,
+            sampler: Sampler::new(&request.sampling),
+            stream: TokenStream::new(Arc::clone(&model.tokenizer)),
+            stops,
+            text: String::new(),
+            ids: vec![],
+            start: Instant::now(),
+            usage,
+            timings: Timings { preprocess_ms, ..Timings::default() },
+            stopped_by_text: false,
+        }
+    }
+
+    fn run(&mut self, on_text: &mut dyn FnMut(&str)) -> Result<FinishReason, Error> {
+        let cancel = self.request.cancel.clone();
+        let stop = move || cancel.is_cancelled();
+        let slots = std::mem::take(&mut self.slots);
+        let (mut prefix, shared) = self.model.take_prefix(&slots);
+        self.usage.cached_tokens = shared;
+        let result = self.run_with(&slots, &mut prefix, &stop, on_text);
+        // A cancelled chunk leaves layers of unequal length: keep only what all of them have.
+        let whole = prefix.cache.len();
+        prefix.cache.truncate(whole);
+        prefix.slots.truncate(whole);
+        *lock(&self.model.prefix) = Some(prefix);
+        result
+    }
+
+    fn run_with(
+        &mut self,
+        slots: &[Slot],
+        prefix: &mut Prefix,
+        stop: &dyn Fn() -> bool,
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<FinishReason, Error> {
+        let images = self.encode(&slots[prefix.slots.len()..], stop)?;
+        let most = self.model.config.max_positions.min(slots.len() + self.request.max_tokens);
+        prefix.cache.reserve(most);
+        let start = Instant::now();
+        let mut logits = self.prefill(&slots[prefix.slots.len()..], &images, prefix, stop)?;
+        self.timings.prefill_ms = ms_since(start);
+        let decode = Instant::now();
+        let reason = loop {
+            if self.ids.len() >= self.request.max_tokens {
+                break FinishReason::Length;
+            }
+            if stop() {
+                return Err(RunError::Cancelled.into());
+            }
+            let id = self.sampler.sample(&mut logits, &self.ids);
+            if self.timings.ttft_ms == 0.0 {
+                self.timings.ttft_ms = ms_since(self.start) + self.timings.preprocess_ms;
+            }
+            if !self.request.ignore_eos && self.model.stop_ids.contains(&id) {
+                break FinishReason::Stop;
+            }
+            self.ids.push(id);
+            if self.emit(id, on_text) {
+                break FinishReason::Stop;
+            }
+            if prefix.cache.len() >= self.model.config.max_positions {
+                break FinishReason::Length;
+            }
+            if self.ids.len() < self.request.max_tokens {
+                logits = self.prefill(&[Slot::Token(id)], &images, prefix, stop)?;
+            }
+        };
+        if self.ids.len() > 1 {
+            self.timings.decode_ms_per_token = ms_since(decode) / (self.ids.len() - 1) as f64;
+            self.timings.tokens_per_s = 1e3 / self.timings.decode_ms_per_token;
+        }
+        Ok(reason)
+    }
+
+    /// Embeddings of the pictures that these positions need.
+    fn encode(
+        &mut self,
+        slots: &[Slot],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<HashMap<u64, Arc<Vec<f32>>>, Error> {
+        let start = Instant::now();
+        let mut embeds = HashMap::new();
+        let mut encoded = false;
+        for image in &self.request.images {
+            let needed = slots.iter().any(|s| matches!(s, Slot::Image { key, .. } if *key == image.key));
+            if needed && !embeds.contains_key(&image.key) {
+                let (rows, ran) = self.model.encode(image, stop)?;
+                encoded |= ran;
+                embeds.insert(image.key, rows);
+            }
+        }
+        if encoded {
+            self.timings.encode_ms = ms_since(start);
+        }
+        Ok(embeds)
+    }
+
+    /// Append positions to the cache chunk by chunk; returns the logits of the last one.
+    fn prefill(
+        &self,
+        slots: &[Slot],
+        images: &HashMap<u64, Arc<Vec<f32>>>,
+        prefix: &mut Prefix,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<f32>, Error> {
+        let mut logits = vec![];
+        for chunk in slots.chunks(PREFILL_CHUNK) {
+            let embeds = self.model.splice(chunk, images)?;
+            logits = self.model.language.with_arena(|plan, arena| {
+                plan.write(arena, named(plan, "inputs_embeds"), &embeds);
+                plan.run(arena, chunk.len(), Some(&mut prefix.cache), stop)?;
+                Ok::<_, Error>(plan.read(arena, named(plan, "logits"), chunk.len()))
+            })?;
+            prefix.slots.extend_from_slice(chunk);
+        }
+        Ok(logits)
+    }
+
+    /// Hand out the text of one more token; true when a stop text ended the answer.
+    fn emit(&mut self, id: u32, on_text: &mut dyn FnMut(&str)) -> bool {
+        let Some(piece) = self.stream.push(id) else { return false };
+        let step = self.stops.push(&piece);
+        self.stopped_by_text = matches!(step, StopStep::Stopped(_));
+        let (StopStep::Text(text) | StopStep::Stopped(text)) = step;
+        self.say(&text, on_text);
+        self.stopped_by_text
+    }
+
+    fn say(&mut self, text: &str, on_text: &mut dyn FnMut(&str)) {
+        if !text.is_empty() {
+            self.text.push_str(text);
+            on_text(text);
+        }
+    }
+
+    /// Flush what was held back and close the books.
+    fn finish(mut self, reason: FinishReason, on_text: &mut dyn FnMut(&str)) -> Answer {
+        if !self.stopped_by_text {
+            let mut rest = String::new();
+            if let Some(piece) = self.stream.finish() {
+                let (StopStep::Text(text) | StopStep::Stopped(text)) = self.stops.push(&piece);
+                rest.push_str(&text);
+            }
+            rest.push_str(&self.stops.finish());
+            self.say(&rest, on_text);
+        }
+        self.usage.completion_tokens = self.ids.len();
+        self.timings.total_ms = ms_since(self.start) + self.timings.preprocess_ms;
+        Answer {
+            text: self.text,
+            token_ids: self.ids,
+            finish_reason: reason,
+            usage: self.usage,
+            timings: self.timings,
+        }
+    }
+}
+
+fn decode_options(options: &ImageOptions) -> DecodeOptions {
+    DecodeOptions { orientation: options.orientation, max_pixels: options.max_pixels }
+}
+
+/// # Panics
+/// When the plan has no tensor of this name: our own plans do.
+pub(crate) fn named(plan: &PreparedPlan, name: &str) -> ocelli_plan::TensorId {
+    plan.plan().find(name).unwrap_or_else(|| panic!("plan `{}` has no `{name}`", plan.plan().name))
+}
+
+/// Tower and projector at one resolution: `pixel_values` to `projected`.
+pub(crate) fn vision_plan(
+    source: &dyn WeightSource,
+    resolution: usize,
+    trace: bool,
+) -> Result<Plan, PlanError> {
+    let mut b = PlanBuilder::new("fastvithd", source, 1).trace(trace);
+    let features = fastvithd(&mut b, resolution)?;
+    let projected = projector(&mut b, features.tensor)?;
+    b.output("projected", projected);
+    Ok(b.finish())
+}
+
+pub(crate) fn shape(config: &FastVlmConfig) -> Qwen2Shape {
+    Qwen2Shape {
+        layers: config.num_layers,
+        attention: AttentionShape {
+            heads: config.num_heads,
+            kv_heads: config.num_kv_heads,
+            head_dim: config.head_dim,
+        },
+        rope_base: config.rope_theta,
+        norm_eps: config.rms_norm_eps,
+    }
+}
+
+/// What answering with this checkpoint takes; reads no weights.
+///
+/// # Errors
+/// When the weights do not make the networks.
+pub fn memory_plan(checkpoint: &Checkpoint, dtype: DType) -> Result<MemoryPlan, Error> {
+    let (config, source) = (&checkpoint.config, checkpoint.weights());
+    let vision = vision_plan(source, config.image_size, false)?;
+    let language = qwen2(source, &shape(config), PREFILL_CHUNK, LogitRows::Last)?;
+    let positions = (config.image_size / config.vision.stride).pow(2) + PLANNED_TOKENS;
+    let cache =
+        KvCache::bytes_for(config.num_layers, config.num_kv_heads, config.head_dim, positions);
+    Ok(MemoryPlan {
+        weights: (vision.weight_bytes(dtype) + language.weight_bytes(dtype)) as u64,
+        activations: (plan_arena(&vision, dtype).bytes + plan_arena(&language, dtype).bytes) as u64,
+        cache: cache as u64,
+    })
+}
+
+fn check_memory(plan: &MemoryPlan) -> Result<(), Error> {
+    match available_memory_bytes() {
+        Some(available) if plan.total() > available => {
+            Err(Error::Memory { needed: plan.total(), available })
+        }
+        _ => Ok(()),
+    }
+}

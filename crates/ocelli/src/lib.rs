@@ -1,0 +1,37 @@
+//! FastVLM on the user's own machine: an image and a question in, streamed text out.
+//!
+//! ```no_run
+//! use ocelli::{FastVlm, LoadOptions, Request};
+//!
+//! let model = FastVlm::load("fastvlm-0.5b".as_ref(), &LoadOptions::default())?;
+//! let image = model.open_image("photo.jpg".as_ref())?;
+//! let request = Request::ask("What is in the picture?", vec![image]);
+//! let answer = model.generate(&request, &mut |piece| print!("{piece}"))?;
+//! println!("\nfirst token after {:.0} ms", answer.timings.ttft_ms);
+//! # Ok::<(), ocelli::Error>(())
+//! ```
+//!
+//! This crate never knows HTTP, terminals or checkpoint names.
+
+#![forbid(unsafe_code)]
+
+mod answer;
+mod error;
+mod fastvlm;
+mod memory;
+mod prefix;
+mod request;
+mod sampler;
+mod trace;
+
+pub use answer::{Answer, FinishReason, Timings, Usage};
+pub use error::Error;
+pub use fastvlm::{FastVlm, LoadOptions, memory_plan};
+pub use memory::{MemoryPlan, available_memory_bytes, peak_rss_bytes};
+pub use ocelli_cpu::{Isa, available_threads};
+pub use ocelli_image::{ImageError, Orientation};
+pub use ocelli_plan::DType;
+pub use ocelli_text::{Role, Turn};
+pub use ocelli_weights::{Checkpoint, LoadReport, SynthArch, licence_file};
+pub use request::{CancelToken, Fit, Image, ImageOptions, Request, Sampling};
+pub use trace::Stage;
