@@ -25,7 +25,8 @@ impl Buffer {
     /// When `bytes` is beyond the address space. Running out of memory ends the process, as for `Vec`.
     pub(crate) fn zeroed(bytes: usize) -> Self {
         let align = if bytes >= HUGE_PAGE { HUGE_PAGE } else { CACHE_LINE };
-        let layout = Layout::from_size_align(bytes.max(1), align).expect("buffer size fits the address space");
+        let layout =
+            Layout::from_size_align(bytes.max(1), align).expect("buffer size fits the address space");
         // SAFETY: the layout's size is not zero.
         let at = unsafe { alloc_zeroed(layout) };
         let Some(at) = NonNull::new(at) else { handle_alloc_error(layout) };

@@ -21,9 +21,15 @@ pub(crate) enum Packed {
     /// Padded with zeros to whole panels.
     Vector(Vec<f32>),
     /// Depthwise kernels `[kernel * kernel][channels]`, channels padded to whole panels.
-    Depthwise { weights: Vec<f32>, stride: usize },
+    Depthwise {
+        weights: Vec<f32>,
+        stride: usize,
+    },
     /// Rows are read from the source when they are gathered.
-    Table { source: Arc<dyn WeightSource>, name: String },
+    Table {
+        source: Arc<dyn WeightSource>,
+        name: String,
+    },
     /// `[rows, cols]` as the scalar reference reads it.
     Plain(Vec<f32>),
 }
@@ -66,7 +72,9 @@ impl Packed {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Packed::Matrix(m) => m.bytes(),
-            Packed::Vector(v) | Packed::Plain(v) | Packed::Depthwise { weights: v, .. } => size_of_val(&v[..]),
+            Packed::Vector(v) | Packed::Plain(v) | Packed::Depthwise { weights: v, .. } => {
+                size_of_val(&v[..])
+            }
             Packed::Table { .. } => 0,
         }
     }

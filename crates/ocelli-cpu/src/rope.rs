@@ -14,8 +14,7 @@ const ROWS: usize = 16;
 pub(crate) fn rope(pool: &Pool, x: View, heads: usize, head_dim: usize, base: f32, first: usize) {
     let half = head_dim / 2;
     // As the reference does: inverse frequencies and angles in f32.
-    let inverse: Vec<f32> =
-        (0..half).map(|i| 1.0 / base.powf((2 * i) as f32 / head_dim as f32)).collect();
+    let inverse: Vec<f32> = (0..half).map(|i| 1.0 / base.powf((2 * i) as f32 / head_dim as f32)).collect();
     pool.run(x.rows.div_ceil(ROWS), &|task| {
         let mut angles = vec![(0.0f32, 0.0f32); half];
         for row in task * ROWS..x.rows.min((task + 1) * ROWS) {
@@ -26,7 +25,9 @@ pub(crate) fn rope(pool: &Pool, x: View, heads: usize, head_dim: usize, base: f3
             // SAFETY: the row is in the tensor and belongs to this task; the type is the view's.
             unsafe {
                 match x.kind {
-                    Kind::Bf16 => rotate(std::slice::from_raw_parts_mut(x.row::<bf16>(row), x.cols), heads, &angles),
+                    Kind::Bf16 => {
+                        rotate(std::slice::from_raw_parts_mut(x.row::<bf16>(row), x.cols), heads, &angles)
+                    }
                     _ => rotate(std::slice::from_raw_parts_mut(x.row::<f32>(row), x.cols), heads, &angles),
                 }
             }

@@ -104,7 +104,12 @@ fn attention_block(b: &mut PlanBuilder<'_>, x: FeatureMap, name: &str) -> Result
 }
 
 /// `x + layer_scale * fc2(gelu(fc1(dw7(x))))`.
-fn conv_ffn(b: &mut PlanBuilder<'_>, x: FeatureMap, name: &str, scale: &str) -> Result<FeatureMap, PlanError> {
+fn conv_ffn(
+    b: &mut PlanBuilder<'_>,
+    x: FeatureMap,
+    name: &str,
+    scale: &str,
+) -> Result<FeatureMap, PlanError> {
     let local = b.depthwise(x, &format!("{name}.ffn.dw"), 1, Activation::None)?;
     let names = MlpWeights {
         fc1: format!("{name}.ffn.fc1"),

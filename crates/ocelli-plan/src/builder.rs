@@ -172,7 +172,15 @@ impl<'w> PlanBuilder<'w> {
         let out = self.temp_like(x, n, Element::Activation);
         self.check_residual(Some(residual), out)?;
         let activation = Activation::None;
-        Ok(self.emit(Op::Linear(Linear { x, weight, bias, activation, scale, residual: Some(residual), out })))
+        Ok(self.emit(Op::Linear(Linear {
+            x,
+            weight,
+            bias,
+            activation,
+            scale,
+            residual: Some(residual),
+            out,
+        })))
     }
 
     /// `x W^T` as f32, with the full name of the matrix: the head.
@@ -233,7 +241,8 @@ impl<'w> PlanBuilder<'w> {
         let name = weight_of(prefix);
         let shape = self.shape(&name)?;
         let channels_in = self.cols(map.tensor);
-        let fits = matches!(shape[..], [out, 1, k, k2] if k == k2 && k % 2 == 1 && out.is_multiple_of(channels_in));
+        let fits =
+            matches!(shape[..], [out, 1, k, k2] if k == k2 && k % 2 == 1 && out.is_multiple_of(channels_in));
         if !fits {
             let why = format!("expected [multiple of {channels_in}, 1, odd k, k], found {shape:?}");
             return Err(WeightError::new(&name, why).into());
@@ -331,7 +340,9 @@ impl<'w> PlanBuilder<'w> {
     pub fn attention(&mut self, qkv: TensorId, heads: usize, causal: bool) -> Result<TensorId, PlanError> {
         let cols = self.cols(qkv);
         if heads == 0 || !cols.is_multiple_of(3 * heads) {
-            return Err(PlanError::Shape(format!("{cols} columns are no queries, keys, values of {heads} heads")));
+            return Err(PlanError::Shape(format!(
+                "{cols} columns are no queries, keys, values of {heads} heads"
+            )));
         }
         let head_dim = cols / (3 * heads);
         let out = self.temp_like(qkv, cols / 3, Element::Activation);
@@ -351,7 +362,8 @@ impl<'w> PlanBuilder<'w> {
     ) -> Result<TensorId, PlanError> {
         let AttentionShape { heads, kv_heads, head_dim } = shape;
         let (cols, expected) = (self.cols(qkv), (heads + 2 * kv_heads) * head_dim);
-        if cols != expected || kv_heads == 0 || !heads.is_multiple_of(kv_heads) || !head_dim.is_multiple_of(2) {
+        if cols != expected || kv_heads == 0 || !heads.is_multiple_of(kv_heads) || !head_dim.is_multiple_of(2)
+        {
             let why = format!(
                 "{heads} query heads and {kv_heads} key heads of {head_dim} need {expected} columns, found {cols}"
             );

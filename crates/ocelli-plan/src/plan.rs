@@ -173,7 +173,9 @@ impl Plan {
     /// Gathered tables stay in the file, vectors and depthwise kernels are f32.
     pub fn weight_bytes(&self, dtype: DType) -> usize {
         let bytes = |w: &WeightDecl| match w.layout {
-            WeightLayout::Matrix | WeightLayout::GatePair | WeightLayout::Conv => w.rows * w.cols * dtype.size(),
+            WeightLayout::Matrix | WeightLayout::GatePair | WeightLayout::Conv => {
+                w.rows * w.cols * dtype.size()
+            }
             WeightLayout::Vector | WeightLayout::Depthwise => w.rows * w.cols * 4,
             WeightLayout::Table => 0,
         };

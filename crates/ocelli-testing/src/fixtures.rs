@@ -43,7 +43,9 @@ impl Tensors {
         let tensor = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
         let data = tensor.data();
         let values = match tensor.dtype() {
-            Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            Dtype::F32 => {
+                data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+            }
             Dtype::U8 => data.iter().map(|&b| f32::from(b)).collect(),
             other => panic!("{name}: fixtures hold f32 and u8, not {other:?}"),
         };

@@ -163,16 +163,18 @@ fn depthwise() -> Vec<OpCase> {
 }
 
 fn convs() -> Vec<OpCase> {
-    let sizes = [(7, 9, 3, 5, 3, 2, 1), (16, 16, 3, 20, 3, 2, 1), (8, 12, 4, 17, 4, 4, 0), (5, 5, 2, 3, 5, 1, 2)];
-    let build = |(h, w, c, out, kernel, stride, padding): (usize, usize, usize, usize, usize, usize, usize)| {
-        Case::new(format!("conv {kernel}x{kernel}/{stride}+{padding} {h}x{w}x{c}->{out}"), h * w, c)
-            .weight("w.weight", &[out, c, kernel, kernel])
-            .weight("w.bias", &[out])
-            .op(move |b, x| {
-                let map = FeatureMap { tensor: x, height: h, width: w };
-                b.conv(map, "w", stride, padding, Activation::Gelu).expect("case").tensor
-            })
-    };
+    let sizes =
+        [(7, 9, 3, 5, 3, 2, 1), (16, 16, 3, 20, 3, 2, 1), (8, 12, 4, 17, 4, 4, 0), (5, 5, 2, 3, 5, 1, 2)];
+    let build =
+        |(h, w, c, out, kernel, stride, padding): (usize, usize, usize, usize, usize, usize, usize)| {
+            Case::new(format!("conv {kernel}x{kernel}/{stride}+{padding} {h}x{w}x{c}->{out}"), h * w, c)
+                .weight("w.weight", &[out, c, kernel, kernel])
+                .weight("w.bias", &[out])
+                .op(move |b, x| {
+                    let map = FeatureMap { tensor: x, height: h, width: w };
+                    b.conv(map, "w", stride, padding, Activation::Gelu).expect("case").tensor
+                })
+        };
     sizes.into_iter().map(build).collect()
 }
 
@@ -180,7 +182,9 @@ fn norms() -> Vec<OpCase> {
     let mut cases = Vec::new();
     for cols in (2..=33).chain([64, 100]) {
         let case = |what: &str| {
-            Case::new(format!("{what} norm {cols}"), 35, cols).weight("n.weight", &[cols]).weight("n.bias", &[cols])
+            Case::new(format!("{what} norm {cols}"), 35, cols)
+                .weight("n.weight", &[cols])
+                .weight("n.bias", &[cols])
         };
         cases.push(case("layer").op(|b, x| b.layer_norm(x, "n", 1e-5).expect("case")));
         cases.push(case("rms").op(|b, x| b.rms_norm(x, "n", 1e-6).expect("case")));

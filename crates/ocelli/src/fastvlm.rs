@@ -14,12 +14,12 @@ use ocelli_text::{
 };
 use ocelli_weights::{Checkpoint, Family, FastVlmConfig};
 
+use crate::Error;
 use crate::answer::{Answer, FinishReason, Timings, Usage};
 use crate::memory::{MemoryPlan, available_memory_bytes};
 use crate::prefix::{ImageEmbeds, Prefix, Slot};
 use crate::request::{Image, ImageOptions, Request};
 use crate::sampler::Sampler;
-use crate::Error;
 
 /// Positions that go through the language model at a time: bounds the memory of long prompts.
 pub(crate) const PREFILL_CHUNK: usize = 256;
@@ -216,17 +216,14 @@ impl FastVlm {
         let mut generation = Generation::new(self, request, slots, stops);
         match generation.run(on_text) {
             Ok(reason) => Ok(generation.finish(reason, on_text)),
-            Err(Error::Run(RunError::Cancelled)) => {
-                Ok(generation.finish(FinishReason::Cancelled, on_text))
-            }
+            Err(Error::Run(RunError::Cancelled)) => Ok(generation.finish(FinishReason::Cancelled, on_text)),
             Err(error) => Err(error),
         }
     }
 
     /// The spliced sequence, position by position.
     pub(crate) fn slots(&self, request: &Request) -> Result<Vec<Slot>, Error> {
-        let prompt =
-            build_prompt(&self.tokenizer, self.template, &request.turns, request.system.as_deref())?;
+        let prompt = build_prompt(&self.tokenizer, self.template, &request.turns, request.system.as_deref())?;
         let images = prompt.iter().filter(|t| matches!(t, PromptToken::Image)).count();
         if images != request.images.len() {
             let tokens = self.image_tokens(self.config.image_size);
@@ -547,8 +544,7 @@ pub fn memory_plan(checkpoint: &Checkpoint, dtype: DType) -> Result<MemoryPlan, 
     let vision = vision_plan(source, config.image_size, false)?;
     let language = qwen2(source, &shape(config), PREFILL_CHUNK, LogitRows::Last)?;
     let positions = (config.image_size / config.vision.stride).pow(2) + PLANNED_TOKENS;
-    let cache =
-        KvCache::bytes_for(config.num_layers, config.num_kv_heads, config.head_dim, positions);
+    let cache = KvCache::bytes_for(config.num_layers, config.num_kv_heads, config.head_dim, positions);
     Ok(MemoryPlan {
         weights: (vision.weight_bytes(dtype) + language.weight_bytes(dtype)) as u64,
         activations: (plan_arena(&vision, dtype).bytes + plan_arena(&language, dtype).bytes) as u64,
@@ -558,9 +554,7 @@ pub fn memory_plan(checkpoint: &Checkpoint, dtype: DType) -> Result<MemoryPlan, 
 
 fn check_memory(plan: &MemoryPlan) -> Result<(), Error> {
     match available_memory_bytes() {
-        Some(available) if plan.total() > available => {
-            Err(Error::Memory { needed: plan.total(), available })
-        }
+        Some(available) if plan.total() > available => Err(Error::Memory { needed: plan.total(), available }),
         _ => Ok(()),
     }
 }
