@@ -1,0 +1,237 @@
+//! `caption`, `ask`, `chat` and `trace`.
+
+use std::collections::HashMap;
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use ocelli::{
+    Answer, CancelToken, FastVlm, Fit, Image, ImageOptions, Orientation, Request, Role, Sampling, Turn,
+};
+use safetensors::tensor::TensorView;
+use serde_json::json;
+
+use crate::args::{FitArg, GenerateArgs, ModelArgs, OrientationArg};
+use crate::model::load;
+
+const CAPTION_PROMPT: &str = "Describe the image.";
+
+/// A loaded model with the options of the command line.
+struct Session {
+    model: FastVlm,
+    name: String,
+    load_ms: f64,
+    generate: GenerateArgs,
+    cancel: CancelToken,
+}
+
+impl Session {
+    fn new(model: &ModelArgs, generate: &GenerateArgs) -> anyhow::Result<Self> {
+        let (model, dir, load_ms) = load(model)?;
+        let cancel = CancelToken::default();
+        let on_interrupt = cancel.clone();
+        // A second Ctrl-C while nothing is generated ends the program.
+        ctrlc::set_handler(move || {
+            if on_interrupt.is_cancelled() {
+                std::process::exit(130);
+            }
+            on_interrupt.cancel();
+        })?;
+        let name = dir.file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
+        Ok(Self { model, name, load_ms, generate: generate.clone(), cancel })
+    }
+
+    fn open(&self, path: &Path) -> Result<Image, ocelli::Error> {
+        let g = &self.generate;
+        let fit = if matches!(g.fit, FitArg::Crop) { Fit::Crop } else { Fit::Pad };
+        let ignore = matches!(g.orientation, OrientationArg::Ignore);
+        let orientation = if ignore { Orientation::Ignore } else { Orientation::Exif };
+        let options = ImageOptions { orientation, fit, resolution: g.resolution, max_pixels: g.max_pixels };
+        self.model.open_image_with(path, &options)
+    }
+
+    fn request(&self, turns: Vec<Turn>, images: Vec<Image>) -> Request {
+        let g = &self.generate;
+        Request {
+            turns,
+            system: g.system.clone(),
+            images,
+            sampling: Sampling {
+                temperature: g.temperature,
+                top_p: g.top_p,
+                top_k: g.top_k,
+                min_p: g.min_p,
+                repetition_penalty: g.repetition_penalty,
+                seed: g.seed,
+            },
+            max_tokens: g.max_tokens,
+            stop: g.stop.clone(),
+            ignore_eos: g.ignore_eos,
+            cancel: self.cancel.clone(),
+        }
+    }
+
+    fn ask(&self, question: &str, images: Vec<Image>) -> Request {
+        let turn = Turn { role: Role::User, text: question.to_owned(), images: images.len() };
+        self.request(vec![turn], images)
+    }
+
+    /// Generate and print: streamed text, or one JSON object.
+    fn answer(&self, request: &Request, image: Option<&str>) -> anyhow::Result<Answer> {
+        let mut out = std::io::stdout();
+        let answer = self.model.generate(request, &mut |piece| {
+            if !self.generate.json {
+                // A closed pipe is noticed at the end.
+                let _ = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
+            }
+        })?;
+        if self.generate.json {
+            println!("{}", self.json(&answer, image));
+        } else {
+            println!();
+        }
+        Ok(answer)
+    }
+
+    fn json(&self, answer: &Answer, image: Option<&str>) -> serde_json::Value {
+        let (u, t) = (answer.usage, answer.timings);
+        json!({
+            "image": image,
+            "text": answer.text,
+            "token_ids": answer.token_ids,
+            "finish_reason": answer.finish_reason.name(),
+            "usage": {
+                "prompt_tokens": u.prompt_tokens,
+                "image_tokens": u.image_tokens,
+                "completion_tokens": u.completion_tokens,
+                "cached_tokens": u.cached_tokens,
+            },
+            "timings": {
+                "load_ms": self.load_ms,
+                "preprocess_ms": t.preprocess_ms,
+                "encode_ms": t.encode_ms,
+                "prefill_ms": t.prefill_ms,
+                "ttft_ms": t.ttft_ms,
+                "decode_ms_per_token": t.decode_ms_per_token,
+                "tokens_per_s": t.tokens_per_s,
+                "total_ms": t.total_ms,
+            },
+            "peak_rss_bytes": ocelli::peak_rss_bytes(),
+            "model": self.name,
+            "device": "cpu",
+            "kernels": self.model.kernels(),
+        })
+    }
+
+    /// One question about each picture, in order; a bad picture is reported and the rest goes on.
+    fn each(&self, images: &[PathBuf], question: &str) -> anyhow::Result<bool> {
+        let mut all_well = true;
+        for path in images {
+            let name = path.display().to_string();
+            if images.len() > 1 && !self.generate.json {
+                eprintln!("{name}:");
+            }
+            let result = self
+                .open(path)
+                .map_err(anyhow::Error::from)
+                .and_then(|image| self.answer(&self.ask(question, vec![image]), Some(&name)));
+            if let Err(error) = result {
+                all_well = false;
+                self.report(&name, &error);
+            }
+            if self.cancel.is_cancelled() {
+                return Ok(false);
+            }
+        }
+        Ok(all_well)
+    }
+
+    fn report(&self, image: &str, error: &anyhow::Error) {
+        eprintln!("ocelli: {error:#}");
+        if self.generate.json {
+            println!("{}", json!({"image": image, "error": format!("{error:#}")}));
+        }
+    }
+}
+
+/// `ocelli caption`.
+pub fn caption(images: &[PathBuf], model: &ModelArgs, generate: &GenerateArgs) -> anyhow::Result<bool> {
+    Session::new(model, generate)?.each(images, CAPTION_PROMPT)
+}
+
+/// `ocelli ask`.
+pub fn ask(
+    words: &[String],
+    together: bool,
+    model: &ModelArgs,
+    generate: &GenerateArgs,
+) -> anyhow::Result<bool> {
+    let Some((question, images)) = words.split_last() else { bail!("a question is missing") };
+    let images: Vec<PathBuf> = images.iter().map(PathBuf::from).collect();
+    let session = Session::new(model, generate)?;
+    if !images.is_empty() && !together {
+        return session.each(&images, question);
+    }
+    let opened = images.iter().map(|path| session.open(path)).collect::<Result<Vec<_>, _>>()?;
+    let names = images.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
+    let name = (!names.is_empty()).then_some(&names[..]);
+    session.answer(&session.ask(question, opened), name)?;
+    Ok(!session.cancel.is_cancelled())
+}
+
+/// `ocelli chat`.
+pub fn chat(image: Option<&Path>, model: &ModelArgs, generate: &GenerateArgs) -> anyhow::Result<bool> {
+    let session = Session::new(model, generate)?;
+    let (mut turns, mut images) = (Vec::new(), Vec::new());
+    let mut waiting = image.map(|path| session.open(path)).transpose()?.into_iter().collect::<Vec<_>>();
+    let stdin = std::io::stdin();
+    let prompt = || {
+        if stdin.is_terminal() {
+            eprint!("> ");
+        }
+    };
+    prompt();
+    for line in stdin.lock().lines() {
+        let line = line?;
+        session.cancel.reset();
+        if let Some(path) = line.strip_prefix("/image ") {
+            match session.open(Path::new(path.trim())) {
+                Ok(image) => waiting.push(image),
+                Err(error) => eprintln!("ocelli: {error}"),
+            }
+        } else if !line.trim().is_empty() {
+            turns.push(Turn { role: Role::User, text: line, images: waiting.len() });
+            images.append(&mut waiting);
+            let answer = session.answer(&session.request(turns.clone(), images.clone()), None)?;
+            turns.push(Turn { role: Role::Assistant, text: answer.text, images: 0 });
+            session.cancel.reset();
+        }
+        prompt();
+    }
+    Ok(true)
+}
+
+/// `ocelli trace`.
+pub fn trace(
+    image: &Path,
+    prompt: &str,
+    out: &Path,
+    model: &ModelArgs,
+    generate: &GenerateArgs,
+) -> anyhow::Result<bool> {
+    let session = Session::new(model, generate)?;
+    let request = session.ask(prompt, vec![session.open(image)?]);
+    let stages = session.model.trace(&request)?;
+    let bytes: Vec<Vec<u8>> =
+        stages.iter().map(|s| s.values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let mut views = Vec::new();
+    for (stage, bytes) in stages.iter().zip(&bytes) {
+        let view = TensorView::new(safetensors::Dtype::F32, stage.shape.clone(), bytes)?;
+        views.push((stage.name.clone(), view));
+    }
+    let metadata = Some(HashMap::from([("kernels".to_owned(), session.model.kernels().to_owned())]));
+    safetensors::serialize_to_file(views, metadata, out)
+        .with_context(|| format!("writing {}", out.display()))?;
+    eprintln!("wrote {} stages to {}", stages.len(), out.display());
+    Ok(true)
+}

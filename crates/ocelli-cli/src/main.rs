@@ -1,0 +1,49 @@
+//! The `ocelli` command: the only crate that prints or exits.
+//!
+//! Results go to stdout, progress and errors to stderr. Exit status: 0 done, 1 something failed,
+//! 2 usage.
+
+#![forbid(unsafe_code)]
+
+mod answer;
+mod args;
+mod model;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Command};
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("ocelli: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// True when all went well, false when some inputs failed and were reported.
+fn run(command: Command) -> anyhow::Result<bool> {
+    match command {
+        Command::Caption { images, model, generate } => answer::caption(&images, &model, &generate),
+        Command::Ask { images_and_question, together, model, generate } => {
+            answer::ask(&images_and_question, together, &model, &generate)
+        }
+        Command::Chat { image, model, generate } => answer::chat(image.as_deref(), &model, &generate),
+        Command::Inspect { dir, vision, json } => report::inspect(&dir, vision.as_deref(), json),
+        Command::Trace { image, prompt, out, model, generate } => {
+            answer::trace(&image, &prompt, &out, &model, &generate)
+        }
+        Command::Synth { arch, dir, seed, force } => model::synth(&arch, &dir, seed, force),
+        Command::Doctor { json } => report::doctor(json),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "ocelli", &mut std::io::stdout());
+            Ok(true)
+        }
+    }
+}
