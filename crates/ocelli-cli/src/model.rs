@@ -64,7 +64,7 @@ pub fn load(args: &ModelArgs) -> anyhow::Result<(FastVlm, PathBuf, f64)> {
 
 /// `ocelli synth`.
 pub fn synth(arch: &str, dir: &Path, seed: u64, force: bool) -> anyhow::Result<bool> {
-    let arch: SynthArch = arch.parse()?;
+    let arch: SynthArch = arch.parse().map_err(anyhow::Error::msg)?;
     let mut shown = u64::MAX;
     write(arch, dir, seed, force, &mut |done, total| {
         let percent = done * 100 / total.max(1);
