@@ -10,7 +10,7 @@ use crate::kv_cache::{KvCache, KvHead};
 use crate::math::exp;
 use crate::matmul::{Finish, Rows, product};
 use crate::pool::Pool;
-use crate::scratch::with_scratch;
+use crate::scratch::Scratch;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::view::View;
 
@@ -46,17 +46,17 @@ impl Kernel for HeadTask {
         unsafe {
             kv.append::<S>(self.qkv, rows, column(1), column(2));
             let block = if self.causal { 1 } else { QUERY_BLOCK };
-            with_scratch(block * dim, |queries| {
-                for first in (0..rows).step_by(block) {
-                    let count = block.min(rows - first);
-                    for r in 0..count {
-                        self.qkv.widen::<S>(first + r, column(0), dim, queries.add(r * dim));
-                    }
-                    let visible = if self.causal { first + 1 } else { rows };
-                    let q = Rows { at: queries, stride: dim, rows: count, k: dim };
-                    attend::<S>(q, &kv, visible, |r| (first + r, column(0)), self.out);
+            let mut memory = Scratch::take(block * dim);
+            let queries = memory.as_mut_ptr();
+            for first in (0..rows).step_by(block) {
+                let count = block.min(rows - first);
+                for r in 0..count {
+                    self.qkv.widen::<S>(first + r, column(0), dim, queries.add(r * dim));
                 }
-            });
+                let visible = if self.causal { first + 1 } else { rows };
+                let q = Rows { at: queries, stride: dim, rows: count, k: dim };
+                attend::<S>(q, &kv, visible, |r| (first + r, column(0)), self.out);
+            }
         }
     }
 }
@@ -127,17 +127,17 @@ impl Kernel for GroupTask<'_> {
     unsafe fn run<S: Simd>(self) {
         let dim = self.head.dim();
         let (group, first_col) = (self.group, self.index * self.group * dim);
-        with_scratch(group * dim, |queries| {
-            for row in self.first..self.first + self.count {
-                // SAFETY: columns are in the tensors; each task writes its own heads and rows.
-                unsafe {
-                    self.qkv.widen::<S>(row, first_col, group * dim, queries);
-                    let q = Rows { at: queries, stride: dim, rows: group, k: dim };
-                    let place = |g: usize| (row, first_col + g * dim);
-                    attend::<S>(q, self.head, self.past + row + 1, place, self.out);
-                }
+        let mut memory = Scratch::take(group * dim);
+        let queries = memory.as_mut_ptr();
+        for row in self.first..self.first + self.count {
+            // SAFETY: columns are in the tensors; each task writes its own heads and rows.
+            unsafe {
+                self.qkv.widen::<S>(row, first_col, group * dim, queries);
+                let q = Rows { at: queries, stride: dim, rows: group, k: dim };
+                let place = |g: usize| (row, first_col + g * dim);
+                attend::<S>(q, self.head, self.past + row + 1, place, self.out);
             }
-        });
+        }
     }
 }
 
@@ -155,26 +155,26 @@ unsafe fn attend<S: Simd>(
     // The last panel may hold positions that are not visible: scores need room for them.
     let stride = panels * LANES + LANES;
     let scale = 1.0 / (dim as f32).sqrt();
-    with_scratch(q.rows * (stride + dim), |scratch| {
-        // SAFETY: the scratch holds the scores and, behind them, the sums.
-        unsafe {
-            let scores = View::scratch(scratch, q.rows, panels * LANES, stride);
-            product::<S, f32, _>(q, kv.keys(), 0..panels, &plain(scores), 0);
-            for r in 0..q.rows {
-                softmax::<S>(scratch.add(r * stride), visible, scale);
-            }
-            let weights = Rows { at: scratch, stride, rows: q.rows, k: visible };
-            let sums = View::scratch(scratch.add(q.rows * stride), q.rows, dim, dim);
-            product::<S, f32, _>(weights, kv.values(), 0..dim.div_ceil(LANES), &plain(sums), 0);
-            for r in 0..q.rows {
-                let (row, col) = place(r);
-                for c in (0..dim).step_by(LANES) {
-                    let n = LANES.min(dim - c);
-                    out.store::<S>(row, col + c, n, sums.load::<S>(r, c, n));
-                }
+    let mut memory = Scratch::take(q.rows * (stride + dim));
+    let scratch = memory.as_mut_ptr();
+    // SAFETY: the scratch holds the scores and, behind them, the sums.
+    unsafe {
+        let scores = View::scratch(scratch, q.rows, panels * LANES, stride);
+        product::<S, f32, _>(q, kv.keys(), 0..panels, &plain(scores), 0);
+        for r in 0..q.rows {
+            softmax::<S>(scratch.add(r * stride), visible, scale);
+        }
+        let weights = Rows { at: scratch, stride, rows: q.rows, k: visible };
+        let sums = View::scratch(scratch.add(q.rows * stride), q.rows, dim, dim);
+        product::<S, f32, _>(weights, kv.values(), 0..dim.div_ceil(LANES), &plain(sums), 0);
+        for r in 0..q.rows {
+            let (row, col) = place(r);
+            for c in (0..dim).step_by(LANES) {
+                let n = LANES.min(dim - c);
+                out.store::<S>(row, col + c, n, sums.load::<S>(r, c, n));
             }
         }
-    });
+    }
 }
 
 fn plain(out: View) -> Finish<'static> {

@@ -6,7 +6,7 @@ use crate::Isa;
 use crate::matmul::{Finish, ROW_BLOCK, Rows, multiply, padded_stride};
 use crate::pack::Matrix;
 use crate::pool::Pool;
-use crate::scratch::with_scratch;
+use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd};
 use crate::view::View;
 
@@ -58,16 +58,16 @@ impl Kernel for ConvTask<'_, '_> {
             residual: None,
             out: conv.out,
         };
-        with_scratch(rows * stride, |patches| {
-            // SAFETY: the scratch holds the patches; tasks write disjoint output rows.
-            unsafe {
-                for r in 0..rows {
-                    gather_patch::<S>(conv, first + r, patches.add(r * stride));
-                }
-                let a = Rows { at: patches, stride, rows, k };
-                multiply::<S, _>(a, conv.weight, 0..conv.weight.panels, &epilogue, first);
+        let mut memory = Scratch::take(rows * stride);
+        let patches = memory.as_mut_ptr();
+        // SAFETY: the scratch holds the patches; tasks write disjoint output rows.
+        unsafe {
+            for r in 0..rows {
+                gather_patch::<S>(conv, first + r, patches.add(r * stride));
             }
-        });
+            let a = Rows { at: patches, stride, rows, k };
+            multiply::<S, _>(a, conv.weight, 0..conv.weight.panels, &epilogue, first);
+        }
     }
 }
 

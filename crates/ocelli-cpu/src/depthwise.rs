@@ -9,7 +9,7 @@ use ocelli_plan::Activation;
 use crate::Isa;
 use crate::math::activate;
 use crate::pool::Pool;
-use crate::scratch::with_scratch;
+use crate::scratch::Scratch;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::view::View;
 
@@ -78,18 +78,18 @@ impl Kernel for BandTask<'_, '_> {
         let run = S::CONV_PIXELS;
         let out_width = conv.out_width().next_multiple_of(run);
         let staged_width = (out_width - 1) * conv.stride + conv.kernel;
-        with_scratch(staged_rows * staged_width * lanes, |scratch| {
-            let band = Staged { at: scratch, rows: staged_rows, width: staged_width, lanes };
-            // SAFETY: the scratch holds the band; tasks write disjoint rows and channels.
-            unsafe {
-                stage::<S>(conv, band, first_row, first_channel, channels);
-                for r in 0..rows {
-                    for c in (0..channels).step_by(LANES) {
-                        row::<S>(conv, band, r, first_row + r, c, first_channel + c);
-                    }
+        let mut memory = Scratch::take(staged_rows * staged_width * lanes);
+        let scratch = memory.as_mut_ptr();
+        let band = Staged { at: scratch, rows: staged_rows, width: staged_width, lanes };
+        // SAFETY: the scratch holds the band; tasks write disjoint rows and channels.
+        unsafe {
+            stage::<S>(conv, band, first_row, first_channel, channels);
+            for r in 0..rows {
+                for c in (0..channels).step_by(LANES) {
+                    row::<S>(conv, band, r, first_row + r, c, first_channel + c);
                 }
             }
-        });
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::Isa;
 use crate::matmul::{Epilogue, Finish, GateUp, ROW_BLOCK, Rows, multiply, padded_stride, stage_rows};
 use crate::pack::Matrix;
 use crate::pool::Pool;
-use crate::scratch::with_scratch;
+use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd};
 use crate::view::View;
 
@@ -54,13 +54,13 @@ impl<E: Epilogue> Kernel for LinearTask<'_, E> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        with_scratch(self.rows * padded_stride(self.x.cols), |staged| {
-            // SAFETY: the task's rows are in `x`, the scratch holds them, tasks have disjoint outputs.
-            unsafe {
-                let rows = stage_rows::<S>(self.x, self.first, self.rows, staged);
-                multiply::<S, E>(rows, self.weight, self.panels, self.epilogue, self.first);
-            }
-        });
+        let mut memory = Scratch::take(self.rows * padded_stride(self.x.cols));
+        let staged = memory.as_mut_ptr();
+        // SAFETY: the task's rows are in `x`, the scratch holds them, tasks have disjoint outputs.
+        unsafe {
+            let rows = stage_rows::<S>(self.x, self.first, self.rows, staged);
+            multiply::<S, E>(rows, self.weight, self.panels, self.epilogue, self.first);
+        }
     }
 }
 
@@ -89,11 +89,11 @@ pub(crate) fn mlp(isa: Isa, pool: &Pool, parts: &MlpParts<'_>) {
         });
     }
     let stride = padded_stride(parts.hidden);
-    with_scratch(rows * stride, |hidden| {
-        let hidden = View::scratch(hidden, rows, parts.hidden, stride);
-        linear(isa, pool, parts.x, parts.fc1, &hidden_rows(parts, hidden));
-        linear(isa, pool, hidden, parts.fc2, &parts.finish);
-    });
+    let mut memory = Scratch::take(rows * stride);
+    let hidden = memory.as_mut_ptr();
+    let hidden = View::scratch(hidden, rows, parts.hidden, stride);
+    linear(isa, pool, parts.x, parts.fc1, &hidden_rows(parts, hidden));
+    linear(isa, pool, hidden, parts.fc2, &parts.finish);
 }
 
 fn hidden_rows<'a>(parts: &MlpParts<'a>, out: View) -> Finish<'a> {
@@ -113,17 +113,17 @@ impl Kernel for MlpTask<'_, '_> {
     unsafe fn run<S: Simd>(self) {
         let Self { parts, first, rows } = self;
         let (in_stride, hidden_stride) = (padded_stride(parts.x.cols), padded_stride(parts.hidden));
-        with_scratch(rows * (in_stride + hidden_stride), |scratch| {
-            // SAFETY: the scratch holds the staged rows and, behind them, the hidden rows; the
-            // task's rows are in `x` and in the output, and no other task has them.
-            unsafe {
-                let staged = stage_rows::<S>(parts.x, first, rows, scratch);
-                let hidden = scratch.add(rows * in_stride);
-                let view = View::scratch(hidden, rows, parts.hidden, hidden_stride);
-                multiply::<S, _>(staged, parts.fc1, 0..parts.fc1.panels, &hidden_rows(parts, view), 0);
-                let hidden = Rows { at: hidden, stride: hidden_stride, rows, k: parts.hidden };
-                multiply::<S, _>(hidden, parts.fc2, 0..parts.fc2.panels, &parts.finish, first);
-            }
-        });
+        let mut memory = Scratch::take(rows * (in_stride + hidden_stride));
+        let scratch = memory.as_mut_ptr();
+        // SAFETY: the scratch holds the staged rows and, behind them, the hidden rows; the
+        // task's rows are in `x` and in the output, and no other task has them.
+        unsafe {
+            let staged = stage_rows::<S>(parts.x, first, rows, scratch);
+            let hidden = scratch.add(rows * in_stride);
+            let view = View::scratch(hidden, rows, parts.hidden, hidden_stride);
+            multiply::<S, _>(staged, parts.fc1, 0..parts.fc1.panels, &hidden_rows(parts, view), 0);
+            let hidden = Rows { at: hidden, stride: hidden_stride, rows, k: parts.hidden };
+            multiply::<S, _>(hidden, parts.fc2, 0..parts.fc2.panels, &parts.finish, first);
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::Isa;
 use crate::pool::Pool;
-use crate::scratch::with_scratch;
+use crate::scratch::Scratch;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::view::View;
 
@@ -39,27 +39,27 @@ impl Kernel for NormTask<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        with_scratch(self.x.cols.next_multiple_of(LANES), |staged| {
-            for row in self.first..self.first + self.rows {
-                // SAFETY: the row is in both tensors and belongs to this task.
-                unsafe {
-                    self.x.widen::<S>(row, 0, self.x.cols, staged);
-                    match self.norm {
-                        Norm::Layer { weight, bias } => {
-                            let mean = sum::<S>(staged, self.x.cols) / self.x.cols as f32;
-                            let var = squares::<S>(staged, self.x.cols, mean) / self.x.cols as f32;
-                            let scale = 1.0 / (var + self.eps).sqrt();
-                            self.write::<S>(row, staged, mean, scale, weight, Some(bias));
-                        }
-                        Norm::Rms { weight } => {
-                            let mean_square = squares::<S>(staged, self.x.cols, 0.0) / self.x.cols as f32;
-                            let scale = 1.0 / (mean_square + self.eps).sqrt();
-                            self.write::<S>(row, staged, 0.0, scale, weight, None);
-                        }
+        let mut memory = Scratch::take(self.x.cols.next_multiple_of(LANES));
+        let staged = memory.as_mut_ptr();
+        for row in self.first..self.first + self.rows {
+            // SAFETY: the row is in both tensors and belongs to this task.
+            unsafe {
+                self.x.widen::<S>(row, 0, self.x.cols, staged);
+                match self.norm {
+                    Norm::Layer { weight, bias } => {
+                        let mean = sum::<S>(staged, self.x.cols) / self.x.cols as f32;
+                        let var = squares::<S>(staged, self.x.cols, mean) / self.x.cols as f32;
+                        let scale = 1.0 / (var + self.eps).sqrt();
+                        self.write::<S>(row, staged, mean, scale, weight, Some(bias));
+                    }
+                    Norm::Rms { weight } => {
+                        let mean_square = squares::<S>(staged, self.x.cols, 0.0) / self.x.cols as f32;
+                        let scale = 1.0 / (mean_square + self.eps).sqrt();
+                        self.write::<S>(row, staged, 0.0, scale, weight, None);
                     }
                 }
             }
-        });
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::math::{activate, sigmoid};
 use crate::matmul::Finish;
 use crate::pack::Matrix;
 use crate::pool::Pool;
-use crate::scratch::with_scratch;
+use crate::scratch::Scratch;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::view::View;
 
@@ -70,24 +70,24 @@ pub(crate) fn squeeze_excite(
 ) {
     let (cols, hidden) = (x.cols, weights.hidden);
     let pad = |n: usize| n.next_multiple_of(LANES);
-    with_scratch(2 * pad(cols) + pad(hidden), |scratch| {
-        // SAFETY: the scratch holds the three rows one behind the other.
-        let (mean, squeezed, gate) = unsafe {
-            let hidden_row = scratch.add(pad(cols));
-            let gate_row = hidden_row.add(pad(hidden));
-            (
-                View::scratch(scratch, 1, cols, pad(cols)),
-                View::scratch(hidden_row, 1, hidden, pad(hidden)),
-                View::scratch(gate_row, 1, cols, pad(cols)),
-            )
-        };
-        mean_pool(isa, pool, x, mean);
-        linear(isa, pool, mean, weights.fc1, &biased(weights.bias1, squeezed));
-        isa.dispatch(InPlace { row: squeezed, function: Function::Relu });
-        linear(isa, pool, squeezed, weights.fc2, &biased(weights.bias2, gate));
-        isa.dispatch(InPlace { row: gate, function: Function::Sigmoid });
-        multiply_rows(isa, pool, x, gate, activation, out);
-    });
+    let mut memory = Scratch::take(2 * pad(cols) + pad(hidden));
+    let scratch = memory.as_mut_ptr();
+    // SAFETY: the scratch holds the three rows one behind the other.
+    let (mean, squeezed, gate) = unsafe {
+        let hidden_row = scratch.add(pad(cols));
+        let gate_row = hidden_row.add(pad(hidden));
+        (
+            View::scratch(scratch, 1, cols, pad(cols)),
+            View::scratch(hidden_row, 1, hidden, pad(hidden)),
+            View::scratch(gate_row, 1, cols, pad(cols)),
+        )
+    };
+    mean_pool(isa, pool, x, mean);
+    linear(isa, pool, mean, weights.fc1, &biased(weights.bias1, squeezed));
+    isa.dispatch(InPlace { row: squeezed, function: Function::Relu });
+    linear(isa, pool, squeezed, weights.fc2, &biased(weights.bias2, gate));
+    isa.dispatch(InPlace { row: gate, function: Function::Sigmoid });
+    multiply_rows(isa, pool, x, gate, activation, out);
 }
 
 fn biased(bias: &[f32], out: View) -> Finish<'_> {
