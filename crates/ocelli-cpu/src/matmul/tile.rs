@@ -27,43 +27,43 @@ pub(crate) struct Columns<B> {
 
 /// How the values of a panel are stored.
 pub(crate) trait Panel: Copy + Send + Sync + 'static {
-    /// Sixteen columns at `k` and at `k + 1`.
+    /// Sixteen columns at an even `k`.
     ///
     /// # Safety
-    /// Both are in the panel; the CPU has `S`.
-    unsafe fn load_pair<S: Simd>(p: *const Self, k_stride: usize) -> (S::F, S::F);
-    /// Sixteen columns at the last `k` of a panel with an odd number of them.
+    /// They are in the panel; the CPU has `S`.
+    unsafe fn load_even<S: Simd>(p: *const Self) -> S::F;
+    /// Sixteen columns at the `k` after the even one at `p`.
     ///
     /// # Safety
-    /// As for `load_pair`.
-    unsafe fn load_last<S: Simd>(p: *const Self) -> S::F;
+    /// As for `load_even`.
+    unsafe fn load_odd<S: Simd>(p: *const Self, k_stride: usize) -> S::F;
 }
 
 /// `k` after `k`, sixteen columns each.
 impl Panel for f32 {
     #[inline(always)]
-    unsafe fn load_pair<S: Simd>(p: *const Self, k_stride: usize) -> (S::F, S::F) {
-        // SAFETY: the caller's promise.
-        unsafe { (S::load(p), S::load(p.add(k_stride))) }
-    }
-    #[inline(always)]
-    unsafe fn load_last<S: Simd>(p: *const Self) -> S::F {
+    unsafe fn load_even<S: Simd>(p: *const Self) -> S::F {
         // SAFETY: the caller's promise.
         unsafe { S::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_odd<S: Simd>(p: *const Self, k_stride: usize) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::load(p.add(k_stride)) }
     }
 }
 
 /// Pairs of `k` interleaved, as the bf16 matrix instructions want them; an odd end is padded.
 impl Panel for bf16 {
     #[inline(always)]
-    unsafe fn load_pair<S: Simd>(p: *const Self, _k_stride: usize) -> (S::F, S::F) {
-        // SAFETY: the caller's promise.
-        unsafe { S::load_bf16_pairs(p) }
+    unsafe fn load_even<S: Simd>(p: *const Self) -> S::F {
+        // SAFETY: the caller's promise; the padding makes the last pair whole.
+        unsafe { S::load_bf16_pairs(p).0 }
     }
     #[inline(always)]
-    unsafe fn load_last<S: Simd>(p: *const Self) -> S::F {
-        // SAFETY: the padding makes the pair whole.
-        unsafe { S::load_bf16_pairs(p).0 }
+    unsafe fn load_odd<S: Simd>(p: *const Self, _k_stride: usize) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_bf16_pairs(p).1 }
     }
 }
 
@@ -132,7 +132,8 @@ unsafe fn row_tiles<S: Simd, B: Panel, E: Epilogue, const NP: usize>(
         // SAFETY: the tile's rows are among `a.rows`.
         r += unsafe {
             match most.min(a.rows - r) {
-                8.. => tile::<S, B, E, 8, NP>(a, b, r, panel, e, first_row),
+                12.. => tile::<S, B, E, 12, NP>(a, b, r, panel, e, first_row),
+                8..12 => tile::<S, B, E, 8, NP>(a, b, r, panel, e, first_row),
                 6..8 => tile::<S, B, E, 6, NP>(a, b, r, panel, e, first_row),
                 4..6 => tile::<S, B, E, 4, NP>(a, b, r, panel, e, first_row),
                 3 => tile::<S, B, E, 3, NP>(a, b, r, panel, e, first_row),
@@ -159,36 +160,45 @@ unsafe fn tile<S: Simd, B: Panel, E: Epilogue, const MR: usize, const NP: usize>
         let rows = a.at.add(r * a.stride);
         let columns = b.at.add(panel * b.panel_stride);
         for pair in 0..a.k / 2 {
-            let mut first = [S::zero(); NP];
-            let mut second = [S::zero(); NP];
+            let at = columns.add(pair * 2 * b.k_stride);
+            let x = rows.add(2 * pair);
+            let mut panels = [S::zero(); NP];
             for p in 0..NP {
-                let at = columns.add(p * b.panel_stride + pair * 2 * b.k_stride);
-                (first[p], second[p]) = B::load_pair::<S>(at, b.k_stride);
+                panels[p] = B::load_even::<S>(at.add(p * b.panel_stride));
             }
-            for i in 0..MR {
-                let x = S::splat(*rows.add(i * a.stride + 2 * pair));
-                for p in 0..NP {
-                    sums[i][p] = S::fma(x, first[p], sums[i][p]);
-                }
+            rank_one::<S, MR, NP>(x, a.stride, panels, &mut sums);
+            for p in 0..NP {
+                panels[p] = B::load_odd::<S>(at.add(p * b.panel_stride), b.k_stride);
             }
-            for i in 0..MR {
-                let x = S::splat(*rows.add(i * a.stride + 2 * pair + 1));
-                for p in 0..NP {
-                    sums[i][p] = S::fma(x, second[p], sums[i][p]);
-                }
-            }
+            rank_one::<S, MR, NP>(x.add(1), a.stride, panels, &mut sums);
         }
         if a.k % 2 == 1 {
-            let k = a.k - 1;
+            let mut panels = [S::zero(); NP];
             for p in 0..NP {
-                let last = B::load_last::<S>(columns.add(p * b.panel_stride + k * b.k_stride));
-                for i in 0..MR {
-                    let x = S::splat(*rows.add(i * a.stride + k));
-                    sums[i][p] = S::fma(x, last, sums[i][p]);
-                }
+                panels[p] = B::load_even::<S>(columns.add(p * b.panel_stride + (a.k - 1) * b.k_stride));
             }
+            rank_one::<S, MR, NP>(rows.add(a.k - 1), a.stride, panels, &mut sums);
         }
         epilogue.finish::<S, MR, NP>(first_row + r, panel * LANES, sums);
     }
     MR
+}
+
+/// Add one column of the left factor times one row of the right.
+#[inline(always)]
+unsafe fn rank_one<S: Simd, const MR: usize, const NP: usize>(
+    x: *const f32,
+    stride: usize,
+    panels: [S::F; NP],
+    sums: &mut [[S::F; NP]; MR],
+) {
+    for i in 0..MR {
+        // SAFETY: the caller's promise: `MR` rows at `x`.
+        unsafe {
+            let x = S::splat(*x.add(i * stride));
+            for p in 0..NP {
+                sums[i][p] = S::fma(x, panels[p], sums[i][p]);
+            }
+        }
+    }
 }

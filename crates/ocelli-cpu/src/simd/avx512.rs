@@ -13,9 +13,9 @@ pub(crate) struct Avx512;
 #[allow(clippy::undocumented_unsafe_blocks)]
 unsafe impl Simd for Avx512 {
     type F = __m512;
-    // 24 accumulators, 3 columns and a broadcast out of 32 registers.
-    const TILE_ROWS: usize = 8;
-    const TILE_PANELS: usize = 3;
+    // 24 accumulators, 2 panels and a broadcast out of 32 registers.
+    const TILE_ROWS: usize = 12;
+    const TILE_PANELS: usize = 2;
     const CONV_PIXELS: usize = 16;
 
     #[inline(always)]
