@@ -3,12 +3,15 @@
 use ocelli_plan::Activation;
 
 use crate::Isa;
-use crate::matmul::{Finish, ROW_BLOCK, Rows, multiply, padded_stride};
+use crate::matmul::{Finish, Staging, multiply};
 use crate::pack::Matrix;
 use crate::pool::Pool;
 use crate::scratch::Scratch;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, LANES, Simd};
 use crate::view::View;
+
+/// Output pixels of a task.
+const ROW_BLOCK: usize = 64;
 
 /// One dense convolution. `x` is `[height * width, channels]`.
 pub(crate) struct DenseConv<'a> {
@@ -31,13 +34,15 @@ impl DenseConv<'_> {
 }
 
 pub(crate) fn conv(isa: Isa, pool: &Pool, conv: &DenseConv<'_>) {
+    let staging = Staging::of(isa, conv.weight);
     pool.run(conv.out.rows.div_ceil(ROW_BLOCK), &|task| {
         let first = task * ROW_BLOCK;
-        isa.dispatch(ConvTask { conv, first, rows: ROW_BLOCK.min(conv.out.rows - first) });
+        isa.dispatch(ConvTask { staging, conv, first, rows: ROW_BLOCK.min(conv.out.rows - first) });
     });
 }
 
 struct ConvTask<'a, 'b> {
+    staging: Staging,
     conv: &'a DenseConv<'b>,
     first: usize,
     rows: usize,
@@ -48,9 +53,8 @@ impl Kernel for ConvTask<'_, '_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { conv, first, rows } = self;
+        let Self { staging, conv, first, rows } = self;
         let k = conv.kernel * conv.kernel * conv.x.cols;
-        let stride = padded_stride(k);
         let epilogue = Finish {
             bias: conv.bias,
             activation: conv.activation,
@@ -58,37 +62,49 @@ impl Kernel for ConvTask<'_, '_> {
             residual: None,
             out: conv.out,
         };
-        let mut memory = Scratch::take(rows * stride);
-        let patches = memory.as_mut_ptr();
+        let mut memory = Scratch::take(staging.len(rows, k));
+        let scratch = memory.as_mut_ptr();
+        let patches = staging.view(scratch, rows, k);
         // SAFETY: the scratch holds the patches; tasks write disjoint output rows.
         unsafe {
             for r in 0..rows {
-                gather_patch::<S>(conv, first + r, patches.add(r * stride));
+                gather_patch::<S>(conv, first + r, patches, r);
             }
-            let a = Rows { at: patches, stride, rows, k };
-            multiply::<S, _>(a, conv.weight, 0..conv.weight.panels, &epilogue, first);
+            let patches = staging.written(scratch, rows, k);
+            multiply::<S, _>(patches, conv.weight, 0..conv.weight.panels, &epilogue, first);
         }
     }
 }
 
 /// The input pixels under one output pixel, `[kernel, kernel, channels]`, zeros outside of the map.
 #[inline(always)]
-unsafe fn gather_patch<S: Simd>(conv: &DenseConv<'_>, pixel: usize, to: *mut f32) {
+unsafe fn gather_patch<S: Simd>(conv: &DenseConv<'_>, pixel: usize, patches: View, row: usize) {
     let channels = conv.x.cols;
-    let inside = |at: usize, limit: usize| at.checked_sub(conv.padding).filter(|&at| at < limit);
     let (oy, ox) = (pixel / conv.out_width(), pixel % conv.out_width());
+    // Taps of each line that are inside of the map: they lie side by side in memory.
+    let left = conv.padding.saturating_sub(ox * conv.stride).min(conv.kernel);
+    let right = (conv.width + conv.padding).saturating_sub(ox * conv.stride).clamp(left, conv.kernel);
     for ky in 0..conv.kernel {
-        for kx in 0..conv.kernel {
-            let y = inside(oy * conv.stride + ky, conv.height);
-            let x = inside(ox * conv.stride + kx, conv.width);
-            // SAFETY: the tap's place is in the patch, the pixel is in the map.
-            unsafe {
-                let to = to.add((ky * conv.kernel + kx) * channels);
-                match (y, x) {
-                    (Some(y), Some(x)) => conv.x.widen::<S>(y * conv.width + x, 0, channels, to),
-                    _ => std::ptr::write_bytes(to, 0, channels),
-                }
+        let y = (oy * conv.stride + ky).checked_sub(conv.padding).filter(|&y| y < conv.height);
+        let (left, right) = if y.is_some() { (left, right) } else { (0, 0) };
+        let first = ky * conv.kernel * channels;
+        let source = y.unwrap_or(0) * conv.width + (ox * conv.stride + left).saturating_sub(conv.padding);
+        // SAFETY: the taps' places are in the patch; the pixels are in the map, which has no gaps.
+        unsafe {
+            fill_zero::<S>(patches, row, first, left * channels);
+            for c in (0..(right - left) * channels).step_by(LANES) {
+                let n = LANES.min((right - left) * channels - c);
+                patches.store::<S>(row, first + left * channels + c, n, conv.x.load::<S>(source, c, n));
             }
+            fill_zero::<S>(patches, row, first + right * channels, (conv.kernel - right) * channels);
         }
+    }
+}
+
+#[inline(always)]
+unsafe fn fill_zero<S: Simd>(view: View, row: usize, col: usize, n: usize) {
+    for c in (0..n).step_by(LANES) {
+        // SAFETY: the caller promises these columns.
+        unsafe { view.store::<S>(row, col + c, LANES.min(n - c), S::zero()) };
     }
 }

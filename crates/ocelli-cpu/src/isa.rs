@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Environment variable that forces an instruction set: `scalar`, `avx2` or `avx512`.
+/// Environment variable that forces an instruction set: `scalar`, `avx2`, `avx512` or `amx`.
 pub const ISA_VARIABLE: &str = "OCELLI_ISA";
 
 /// An instruction set that this CPU is known to have.
@@ -16,13 +16,16 @@ pub enum Isa {
     /// AVX-512 F, BW, VL and DQ.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512, and AMX for products with bf16 matrices. Linux only.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 /// [`ISA_VARIABLE`] or a name asks for what cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IsaError {
     /// Not a name that is known.
-    #[error("unknown instruction set `{0}`: use one of scalar, avx2, avx512")]
+    #[error("unknown instruction set `{0}`: use one of scalar, avx2, avx512, amx")]
     Unknown(String),
     /// Known, but this CPU or this build lacks it.
     #[error("this machine cannot run `{asked}` kernels; it has: {}", available.join(", "))]
@@ -49,6 +52,9 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq");
                 if avx512 {
                     found.push(Isa::Avx512);
+                    if crate::matmul::amx::available() {
+                        found.push(Isa::Amx);
+                    }
                 }
             }
         }
@@ -91,6 +97,8 @@ impl Isa {
             Isa::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => "amx",
         }
     }
 }

@@ -3,7 +3,7 @@
 use ocelli_plan::Activation;
 
 use crate::Isa;
-use crate::matmul::{Epilogue, Finish, GateUp, ROW_BLOCK, Rows, multiply, padded_stride, stage_rows};
+use crate::matmul::{Epilogue, Finish, GateUp, Staging, multiply};
 use crate::pack::Matrix;
 use crate::pool::Pool;
 use crate::scratch::Scratch;
@@ -15,19 +15,21 @@ const TASKS_PER_THREAD: usize = 4;
 
 /// `epilogue(x W^T)` over all rows.
 pub(crate) fn linear<E: Epilogue>(isa: Isa, pool: &Pool, x: View, weight: &Matrix, epilogue: &E) {
-    let row_blocks = x.rows.div_ceil(ROW_BLOCK);
+    let staging = Staging::of(isa, weight);
+    let block = staging.row_block(x.rows, pool.threads());
+    let row_blocks = x.rows.div_ceil(block);
     let groups = weight.panels / E::GROUP;
     let splits = (TASKS_PER_THREAD * pool.threads()).div_ceil(row_blocks).min(groups);
-    // Whole tiles of panels a task, or the last columns of each would run on narrow tiles.
-    let per_split = groups.div_ceil(splits).next_multiple_of(if x.rows == 1 { 8 } else { 6 }) * E::GROUP;
+    let per_split = (groups.div_ceil(splits) * E::GROUP).next_multiple_of(staging.panel_step(x.rows));
     let splits = weight.panels.div_ceil(per_split);
     pool.run(row_blocks * splits, &|task| {
-        let first = task / splits * ROW_BLOCK;
+        let first = task / splits * block;
         let panels = task % splits * per_split;
         isa.dispatch(LinearTask {
+            staging,
             x,
             first,
-            rows: ROW_BLOCK.min(x.rows - first),
+            rows: block.min(x.rows - first),
             weight,
             panels: panels..weight.panels.min(panels + per_split),
             epilogue,
@@ -41,6 +43,7 @@ pub(crate) fn gated_linear(isa: Isa, pool: &Pool, x: View, weight: &Matrix, out:
 }
 
 struct LinearTask<'a, E> {
+    staging: Staging,
     x: View,
     first: usize,
     rows: usize,
@@ -54,11 +57,11 @@ impl<E: Epilogue> Kernel for LinearTask<'_, E> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let mut memory = Scratch::take(self.rows * padded_stride(self.x.cols));
-        let staged = memory.as_mut_ptr();
+        let mut memory = Scratch::take(self.staging.len(self.rows, self.x.cols));
+        let scratch = memory.as_mut_ptr();
         // SAFETY: the task's rows are in `x`, the scratch holds them, tasks have disjoint outputs.
         unsafe {
-            let rows = stage_rows::<S>(self.x, self.first, self.rows, staged);
+            let rows = self.staging.stage::<S>(self.x, self.first, self.rows, scratch);
             multiply::<S, E>(rows, self.weight, self.panels, self.epilogue, self.first);
         }
     }
@@ -82,16 +85,16 @@ pub(crate) struct MlpParts<'a> {
 /// cache. With few rows the threads share the columns instead, or some would have nothing to do.
 pub(crate) fn mlp(isa: Isa, pool: &Pool, parts: &MlpParts<'_>) {
     let rows = parts.x.rows;
-    if rows >= ROW_BLOCK * pool.threads() {
-        return pool.run(rows.div_ceil(ROW_BLOCK), &|task| {
-            let first = task * ROW_BLOCK;
-            isa.dispatch(MlpTask { parts, first, rows: ROW_BLOCK.min(rows - first) });
+    let staging = Staging::of(isa, parts.fc2);
+    let block = staging.row_block(rows, pool.threads());
+    if rows >= block * pool.threads() {
+        return pool.run(rows.div_ceil(block), &|task| {
+            let first = task * block;
+            isa.dispatch(MlpTask { staging, parts, first, rows: block.min(rows - first) });
         });
     }
-    let stride = padded_stride(parts.hidden);
-    let mut memory = Scratch::take(rows * stride);
-    let hidden = memory.as_mut_ptr();
-    let hidden = View::scratch(hidden, rows, parts.hidden, stride);
+    let mut memory = Scratch::take(staging.len(rows, parts.hidden));
+    let hidden = staging.view(memory.as_mut_ptr(), rows, parts.hidden);
     linear(isa, pool, parts.x, parts.fc1, &hidden_rows(parts, hidden));
     linear(isa, pool, hidden, parts.fc2, &parts.finish);
 }
@@ -101,6 +104,7 @@ fn hidden_rows<'a>(parts: &MlpParts<'a>, out: View) -> Finish<'a> {
 }
 
 struct MlpTask<'a, 'b> {
+    staging: Staging,
     parts: &'a MlpParts<'b>,
     first: usize,
     rows: usize,
@@ -111,18 +115,18 @@ impl Kernel for MlpTask<'_, '_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { parts, first, rows } = self;
-        let (in_stride, hidden_stride) = (padded_stride(parts.x.cols), padded_stride(parts.hidden));
-        let mut memory = Scratch::take(rows * (in_stride + hidden_stride));
+        let Self { staging, parts, first, rows } = self;
+        let input_len = staging.len(rows, parts.x.cols);
+        let mut memory = Scratch::take(input_len + staging.len(rows, parts.hidden));
         let scratch = memory.as_mut_ptr();
         // SAFETY: the scratch holds the staged rows and, behind them, the hidden rows; the
         // task's rows are in `x` and in the output, and no other task has them.
         unsafe {
-            let staged = stage_rows::<S>(parts.x, first, rows, scratch);
-            let hidden = scratch.add(rows * in_stride);
-            let view = View::scratch(hidden, rows, parts.hidden, hidden_stride);
-            multiply::<S, _>(staged, parts.fc1, 0..parts.fc1.panels, &hidden_rows(parts, view), 0);
-            let hidden = Rows { at: hidden, stride: hidden_stride, rows, k: parts.hidden };
+            let x = staging.stage::<S>(parts.x, first, rows, scratch);
+            let hidden = scratch.add(input_len);
+            let view = staging.view(hidden, rows, parts.hidden);
+            multiply::<S, _>(x, parts.fc1, 0..parts.fc1.panels, &hidden_rows(parts, view), 0);
+            let hidden = staging.written(hidden, rows, parts.hidden);
             multiply::<S, _>(hidden, parts.fc2, 0..parts.fc2.panels, &parts.finish, first);
         }
     }

@@ -44,7 +44,7 @@ pub(crate) struct Matrix {
 
 impl Matrix {
     fn zeroed(panels: usize, k: usize, dtype: DType) -> Self {
-        let buffer = Buffer::zeroed(panels * panel_len(k) * dtype.size());
+        let buffer = Buffer::zeroed(panels * panel_len(k, dtype) * dtype.size());
         Self { buffer, dtype, k, panels }
     }
 
@@ -55,7 +55,11 @@ impl Matrix {
     /// The panels as kernels read them. `B` must be the type of `dtype`.
     pub(crate) fn columns<B>(&self) -> Columns<B> {
         debug_assert_eq!(size_of::<B>(), self.dtype.size());
-        Columns { at: self.buffer.as_ptr().cast(), panel_stride: panel_len(self.k), k_stride: LANES }
+        Columns {
+            at: self.buffer.as_ptr().cast(),
+            panel_stride: panel_len(self.k, self.dtype),
+            k_stride: LANES,
+        }
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -63,9 +67,13 @@ impl Matrix {
     }
 }
 
-/// Values of one panel; an odd `k` is padded to whole pairs.
-fn panel_len(k: usize) -> usize {
-    k.next_multiple_of(2) * LANES
+/// Values of one panel, `k` padded with zeros: in bf16 to whole operand tiles.
+fn panel_len(k: usize, dtype: DType) -> usize {
+    const TILE_K: usize = 32;
+    match dtype {
+        DType::F32 => k * LANES,
+        DType::Bf16 => k.next_multiple_of(TILE_K) * LANES,
+    }
 }
 
 impl Packed {
@@ -240,14 +248,14 @@ impl Target {
     /// The panel exists and `T` is the type of `dtype`.
     unsafe fn panel<T>(&self, panel: usize) -> *mut T {
         // SAFETY: the caller's promise.
-        unsafe { self.at.cast::<T>().add(panel * panel_len(self.k)) }
+        unsafe { self.at.cast::<T>().add(panel * panel_len(self.k, self.dtype)) }
     }
 }
 
 /// Write sixteen rows `[16][k]` as `[k / step][16][step]`.
 ///
 /// # Safety
-/// `to` is valid for `panel_len(k)` values.
+/// `to` is valid for one panel.
 unsafe fn interleave<E: Elem>(rows: &[f32], k: usize, step: usize, to: *mut E) {
     // Blocks of sixteen `k` keep both sides in the first-level cache.
     for block in (0..k).step_by(LANES) {

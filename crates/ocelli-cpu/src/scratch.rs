@@ -5,7 +5,8 @@ use std::cell::RefCell;
 use crate::buffer::Buffer;
 
 thread_local! {
-    static SCRATCH: RefCell<Option<Buffer>> = const { RefCell::new(None) };
+    /// Buffers that nobody on this thread uses, the one that was given back last on top.
+    static SPARE: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Working memory that goes back to its thread when dropped.
@@ -15,14 +16,12 @@ thread_local! {
 pub(crate) struct Scratch(Option<Buffer>);
 
 impl Scratch {
-    /// At least `len` f32 values, aligned to a cache line, contents arbitrary. Somebody who takes
-    /// twice before giving back gets memory of their own.
+    /// At least `len` f32 values, aligned to a cache line, contents arbitrary.
     pub(crate) fn take(len: usize) -> Self {
         let bytes = len * size_of::<f32>();
-        match SCRATCH.take() {
-            Some(buffer) if buffer.len() >= bytes => Self(Some(buffer)),
-            _ => Self(Some(Buffer::zeroed(bytes.next_power_of_two()))),
-        }
+        let spare = SPARE.with_borrow_mut(Vec::pop);
+        let buffer = spare.filter(|buffer| buffer.len() >= bytes);
+        Self(Some(buffer.unwrap_or_else(|| Buffer::zeroed(bytes.next_power_of_two()))))
     }
 
     pub(crate) fn as_mut_ptr(&mut self) -> *mut f32 {
@@ -32,6 +31,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        SCRATCH.set(self.0.take());
+        if let Some(buffer) = self.0.take() {
+            SPARE.with_borrow_mut(|spare| spare.push(buffer));
+        }
     }
 }

@@ -70,6 +70,8 @@ impl Case {
         b.output("y", y);
         let total: usize = self.runs.iter().sum();
         let x = Rng::new(self.name.len() as u64).values(total.max(self.rows) * self.cols);
+        // Values of a bf16, so that a kernel that takes its rows in bf16 sees the same ones.
+        let x = x.iter().map(|v| f32::from_bits(v.to_bits() & 0xffff_0000)).collect();
         let (plan, cache) = (b.finish(), self.cache);
         OpCase { name: self.name, plan, weights, x, ids: vec![], runs: self.runs, cache }
     }
@@ -94,7 +96,15 @@ fn linears() -> Vec<OpCase> {
     let mut cases = Vec::new();
     // Every k and n from 1 to beyond twice the vector width, and every row count of a tile.
     let sweep = (1..=33).map(|i| (i % 13 + 1, i, 34 - i));
-    let blocks = [(1, 70, 400), (63, 40, 50), (64, 17, 48), (65, 96, 130), (200, 33, 96), (3, 897, 31)];
+    let blocks = [
+        (1, 70, 400),
+        (63, 40, 50),
+        (64, 17, 48),
+        (65, 96, 130),
+        (200, 33, 96),
+        (3, 897, 31),
+        (130, 1090, 40),
+    ];
     for (rows, k, n) in sweep.chain(blocks) {
         let case = |what: &str| {
             Case::new(format!("linear {what} {rows}x{k}x{n}"), rows, k)
@@ -121,6 +131,16 @@ fn linears() -> Vec<OpCase> {
             .weight("gate.weight", &[n, k])
             .weight("up.weight", &[n, k]);
         cases.push(gated.op(|b, x| b.gated_linear(x, "gate", "up").expect("case")));
+    }
+    // The second product reads activations as the first has stored them.
+    for (rows, k, n) in [(64, 40, 96), (128, 24, 1056), (33, 30, 64)] {
+        let chain = Case::new(format!("linear chain {rows}x{k}x{n}"), rows, k)
+            .weight("a.weight", &[n, k])
+            .weight("b.weight", &[k, n]);
+        cases.push(chain.op(|b, x| {
+            let hidden = b.linear(x, "a", Activation::None).expect("case");
+            b.linear(hidden, "b", Activation::None).expect("case")
+        }));
     }
     cases
 }

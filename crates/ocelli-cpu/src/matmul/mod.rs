@@ -1,9 +1,12 @@
 //! Matrix products `x W^T` with packed weights and fused epilogues.
 //!
-//! Every output value is one chain of fused multiply-adds over `k` in order, whatever the tile, the
-//! number of rows or of threads. So a row's result does not depend on the rows beside it: prefill
-//! equals decode, a batch equals its single items, one thread equals two, bit for bit.
+//! The SIMD kernels compute every output value as one chain of fused multiply-adds over `k` in order,
+//! the AMX kernels as one chain over pairs of `k`, whatever the tile, the number of rows or of threads.
+//! So a row's result does not depend on the rows beside it: prefill equals decode, a batch equals its
+//! single items, one thread equals two, bit for bit.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
 mod epilogue;
 mod tile;
 
@@ -13,40 +16,129 @@ use ocelli_plan::DType;
 pub(crate) use epilogue::{Epilogue, Finish, GateUp};
 pub(crate) use tile::{Columns, Rows, product};
 
+use crate::Isa;
 use crate::pack::Matrix;
 use crate::simd::{LANES, Simd};
 use crate::view::View;
 
-/// Rows that one task takes: its input and hidden rows stay in the second-level cache.
-pub(crate) const ROW_BLOCK: usize = 64;
+/// Rows of the left factor as the kernel for a weight wants them.
+#[derive(Clone, Copy)]
+pub(crate) enum Left {
+    F32(Rows),
+    #[cfg(target_arch = "x86_64")]
+    Tiles(amx::BfRows),
+}
+
+/// How rows are staged for a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Staging {
+    F32,
+    #[cfg(target_arch = "x86_64")]
+    Tiles,
+}
+
+impl Staging {
+    /// What the kernels of `isa` want beside this weight.
+    pub(crate) fn of(isa: Isa, weight: &Matrix) -> Self {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx if weight.dtype() == DType::Bf16 => Self::Tiles,
+            _ => Self::F32,
+        }
+    }
+
+    /// Rows that one task takes when `rows` are shared by `threads`: its input and hidden rows stay in
+    /// the second-level cache, and no thread is left without work.
+    pub(crate) fn row_block(self, rows: usize, threads: usize) -> usize {
+        match self {
+            Self::F32 => 64,
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles => match rows / threads {
+                0..128 => 64,
+                128..512 => 128,
+                _ => 256,
+            },
+        }
+    }
+
+    /// Panels that a task should have a multiple of, or its last columns run on narrow tiles.
+    pub(crate) fn panel_step(self, rows: usize) -> usize {
+        match self {
+            Self::F32 if rows == 1 => 8,
+            Self::F32 => 2,
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles => 2,
+        }
+    }
+
+    /// f32 values of scratch that `rows` staged rows of `k` values take.
+    pub(crate) fn len(self, rows: usize, k: usize) -> usize {
+        match self {
+            Self::F32 => rows * padded_stride(k),
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles => amx::BfRows::len(rows, k).div_ceil(2),
+        }
+    }
+
+    /// Scratch as rows of `cols` values that an epilogue may write and [`Self::written`] reads.
+    pub(crate) fn view(self, at: *mut f32, rows: usize, cols: usize) -> View {
+        match self {
+            Self::F32 => View::scratch(at, rows, cols, padded_stride(cols)),
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles => amx::BfRows::view(at.cast(), rows, cols),
+        }
+    }
+
+    /// Rows that were written through [`Self::view`].
+    ///
+    /// # Safety
+    /// `at` is valid for `self.len(rows, k)` values.
+    #[inline(always)]
+    pub(crate) unsafe fn written(self, at: *mut f32, rows: usize, k: usize) -> Left {
+        match self {
+            Self::F32 => Left::F32(Rows { at, stride: padded_stride(k), rows, k }),
+            // SAFETY: the caller's promise.
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles => Left::Tiles(unsafe { amx::BfRows::written(at.cast(), rows, k) }),
+        }
+    }
+
+    /// Rows of a tensor, copied to scratch where the kernel cannot read them in place.
+    ///
+    /// # Safety
+    /// The rows are in the view; `to` is valid for `self.len(rows, x.cols)` values; the CPU has `S`.
+    #[inline(always)]
+    pub(crate) unsafe fn stage<S: Simd>(self, x: View, first: usize, rows: usize, to: *mut f32) -> Left {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self {
+                Self::F32 => {
+                    let stride = padded_stride(x.cols);
+                    for r in 0..rows {
+                        x.widen::<S>(first + r, 0, x.cols, to.add(r * stride));
+                    }
+                    Left::F32(Rows { at: to, stride, rows, k: x.cols })
+                }
+                #[cfg(target_arch = "x86_64")]
+                Self::Tiles => Left::Tiles(amx::BfRows::stage::<S>(x, first, rows, to.cast())),
+            }
+        }
+    }
+}
 
 /// Distance between staged rows of `k` values: never a multiple of a page, or all rows of a tile
 /// would compete for the same few cache sets.
-pub(crate) fn padded_stride(k: usize) -> usize {
+fn padded_stride(k: usize) -> usize {
     k.next_multiple_of(LANES) + LANES
-}
-
-/// Copy rows to f32 memory with a padded stride.
-///
-/// # Safety
-/// The rows are in the view; `to` is valid for `rows * padded_stride(x.cols)` values; the CPU has `S`.
-#[inline(always)]
-pub(crate) unsafe fn stage_rows<S: Simd>(x: View, first: usize, rows: usize, to: *mut f32) -> Rows {
-    let stride = padded_stride(x.cols);
-    for r in 0..rows {
-        // SAFETY: the caller's promise.
-        unsafe { x.widen::<S>(first + r, 0, x.cols, to.add(r * stride)) };
-    }
-    Rows { at: to, stride, rows, k: x.cols }
 }
 
 /// The product with some panels of a packed matrix, in the type that it is stored in.
 ///
 /// # Safety
-/// As for [`product`].
+/// As for [`product`]; the rows were staged for this weight.
 #[inline(always)]
 pub(crate) unsafe fn multiply<S: Simd, E: Epilogue>(
-    rows: Rows,
+    left: Left,
     weight: &Matrix,
     panels: std::ops::Range<usize>,
     epilogue: &E,
@@ -54,9 +146,17 @@ pub(crate) unsafe fn multiply<S: Simd, E: Epilogue>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        match weight.dtype() {
-            DType::F32 => product::<S, f32, E>(rows, weight.columns(), panels, epilogue, first_row),
-            DType::Bf16 => product::<S, bf16, E>(rows, weight.columns(), panels, epilogue, first_row),
+        match (left, weight.dtype()) {
+            (Left::F32(rows), DType::F32) => {
+                product::<S, f32, E>(rows, weight.columns(), panels, epilogue, first_row);
+            }
+            (Left::F32(rows), DType::Bf16) => {
+                product::<S, bf16, E>(rows, weight.columns(), panels, epilogue, first_row);
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Left::Tiles(rows), _) => {
+                amx::product::<S, E>(rows, weight.columns(), panels, epilogue, first_row);
+            }
         }
     }
 }

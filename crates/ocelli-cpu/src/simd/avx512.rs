@@ -47,17 +47,18 @@ unsafe impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn store_bf16(p: *mut bf16, v: __m512) {
+        unsafe { _mm256_storeu_si256(p.cast(), to_bf16(v)) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_partial(p: *const bf16, n: usize) -> __m512 {
         unsafe {
-            // Add half of the dropped part, and one more if the kept part is odd.
-            let bits = _mm512_castps_si512(v);
-            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-            // Rounding must not carry a NaN into infinity.
-            let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
-            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
-            let kept = _mm512_mask_blend_epi32(is_nan, rounded, quiet);
-            _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(kept)));
+            let half = _mm256_maskz_loadu_epi16(mask(n), p.cast());
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))
         }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16_partial(p: *mut bf16, n: usize, v: __m512) {
+        unsafe { _mm256_mask_storeu_epi16(p.cast(), mask(n), to_bf16(v)) }
     }
     #[inline(always)]
     unsafe fn load_bf16_pairs(p: *const bf16) -> (__m512, __m512) {
@@ -117,4 +118,22 @@ unsafe impl Simd for Avx512 {
 #[inline(always)]
 fn mask(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
+}
+
+/// Round to the nearest bf16, ties to even: the same bits as the instruction of avx512_bf16, but for
+/// denormals, which that one flushes.
+#[inline(always)]
+unsafe fn to_bf16(v: __m512) -> __m256i {
+    // SAFETY: called with AVX-512 only.
+    unsafe {
+        // Add half of the dropped part, and one more if the kept part is odd.
+        let bits = _mm512_castps_si512(v);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        // Rounding must not carry a NaN into infinity.
+        let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+        let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+        let kept = _mm512_mask_blend_epi32(is_nan, rounded, quiet);
+        _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(kept))
+    }
 }

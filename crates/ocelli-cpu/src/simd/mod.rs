@@ -47,6 +47,26 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     unsafe fn load_bf16(p: *const bf16) -> Self::F;
     /// Round to the nearest bf16, ties to even.
     unsafe fn store_bf16(p: *mut bf16, v: Self::F);
+    /// Load `n <= 16` values; the other lanes are zero and are not read.
+    #[inline(always)]
+    unsafe fn load_bf16_partial(p: *const bf16, n: usize) -> Self::F {
+        let mut full = [bf16::ZERO; LANES];
+        // SAFETY: the caller promises `n <= 16` readable values.
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, full.as_mut_ptr(), n);
+            Self::load_bf16(full.as_ptr())
+        }
+    }
+    /// Store the first `n <= 16` lanes, rounded as by `store_bf16`.
+    #[inline(always)]
+    unsafe fn store_bf16_partial(p: *mut bf16, n: usize, v: Self::F) {
+        let mut full = [bf16::ZERO; LANES];
+        // SAFETY: the caller promises `n <= 16` writable values.
+        unsafe {
+            Self::store_bf16(full.as_mut_ptr(), v);
+            std::ptr::copy_nonoverlapping(full.as_ptr(), p, n);
+        }
+    }
     /// Load 32 values `a0 b0 a1 b1 …` as `(a, b)`.
     unsafe fn load_bf16_pairs(p: *const bf16) -> (Self::F, Self::F);
 
@@ -128,21 +148,13 @@ impl Elem for bf16 {
     }
     #[inline(always)]
     unsafe fn load_partial<S: Simd>(p: *const Self, n: usize) -> S::F {
-        let mut full = [bf16::ZERO; LANES];
-        // SAFETY: the caller promises `n <= 16` readable values.
-        unsafe {
-            std::ptr::copy_nonoverlapping(p, full.as_mut_ptr(), n);
-            S::load_bf16(full.as_ptr())
-        }
+        // SAFETY: the caller's promise is the callee's.
+        unsafe { S::load_bf16_partial(p, n) }
     }
     #[inline(always)]
     unsafe fn store_partial<S: Simd>(p: *mut Self, n: usize, v: S::F) {
-        let mut full = [bf16::ZERO; LANES];
-        // SAFETY: the caller promises `n <= 16` writable values.
-        unsafe {
-            S::store_bf16(full.as_mut_ptr(), v);
-            std::ptr::copy_nonoverlapping(full.as_ptr(), p, n);
-        }
+        // SAFETY: the caller's promise is the callee's.
+        unsafe { S::store_bf16_partial(p, n, v) }
     }
     fn to_f32(self) -> f32 {
         bf16::to_f32(self)
@@ -170,7 +182,7 @@ impl Isa {
         match self {
             // SAFETY: an `Isa` other than scalar is only made after detecting its features.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { on_avx512(kernel) },
+            Isa::Avx512 | Isa::Amx => unsafe { on_avx512(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { on_avx2(kernel) },

@@ -1,0 +1,416 @@
+//! Products with bf16 matrices on AMX (Intel Advanced Matrix Extensions, Sapphire Rapids and later).
+//!
+//! Tiles 0 to 3 hold sums, the others operands. A packed panel is a run of operand tiles as it is:
+//! sixteen columns by 32 `k`, pairs of `k` interleaved. The left rows are staged in bf16 with a padded
+//! stride, so that a tile's rows fall into different cache sets.
+//!
+//! Stable Rust has no intrinsics for tiles, so they are written as assembly (Intel Software Developer's
+//! Manual, volume 1, chapter 18). Linux gives the tile registers to a process that asks for them.
+
+use std::arch::asm;
+use std::sync::OnceLock;
+
+use half::bf16;
+
+use super::epilogue::Epilogue;
+use super::tile::Columns;
+use crate::scratch::Scratch;
+use crate::simd::{LANES, Simd};
+use crate::view::{Kind, View};
+
+/// `k` of one operand tile.
+const TILE_K: usize = 32;
+/// Rows or columns of one tile.
+const TILE: usize = 16;
+/// Values from one operand tile of a panel to the next.
+const OPERAND: usize = TILE_K * TILE;
+/// `k` that goes through two panels before the next rows do: these stay in the first-level cache.
+const K_BLOCK: usize = 512;
+
+/// Whether this CPU and this kernel let us use AMX with bf16.
+pub(crate) fn available() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| has_amx_bf16() && has_tile_state() && ask_for_tiles())
+}
+
+fn has_amx_bf16() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    const BF16_AND_TILE: u32 = 1 << 22 | 1 << 24;
+    const OSXSAVE: u32 = 1 << 27;
+    if __cpuid(0).eax < 7 || __cpuid(1).ecx & OSXSAVE == 0 {
+        return false;
+    }
+    __cpuid_count(7, 0).edx & BF16_AND_TILE == BF16_AND_TILE
+}
+
+/// Whether the operating system saves tile registers.
+fn has_tile_state() -> bool {
+    const TILE_CONFIG_AND_DATA: u32 = 1 << 17 | 1 << 18;
+    let low: u32;
+    // SAFETY: OSXSAVE has been checked, so the instruction exists; register 0 always does.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") _, options(nomem, nostack)) };
+    low & TILE_CONFIG_AND_DATA == TILE_CONFIG_AND_DATA
+}
+
+#[cfg(target_os = "linux")]
+fn ask_for_tiles() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_ulong = 18;
+    // SAFETY: the call changes nothing but this process' permission.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ask_for_tiles() -> bool {
+    false
+}
+
+/// The tile configuration of this thread while it lives.
+struct Tiles;
+
+#[repr(C, align(64))]
+struct TileConfig {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    bytes_per_row: [u16; 16],
+    rows: [u8; 16],
+}
+
+impl Tiles {
+    /// Operand and sum tiles of the left side get `rows` rows, those of the right side sixteen.
+    ///
+    /// # Safety
+    /// AMX is [`available`].
+    unsafe fn configure(rows: usize) -> Self {
+        let mut config =
+            TileConfig { palette: 1, start_row: 0, reserved: [0; 14], bytes_per_row: [0; 16], rows: [0; 16] };
+        config.bytes_per_row[..8].fill(64);
+        config.rows[..8].fill(TILE as u8);
+        if rows < TILE {
+            // The narrow kernel: sums in 0 to 3, left operand in 4.
+            config.rows[..5].fill(rows as u8);
+        }
+        // SAFETY: the configuration is valid for palette 1.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
+        Self
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        // SAFETY: tiles were configured on this thread.
+        unsafe { asm!("tilerelease", options(nomem, nostack)) };
+    }
+}
+
+/// Rows of the left factor in bf16, `k` padded with zeros to whole operand tiles.
+#[derive(Clone, Copy)]
+pub(crate) struct BfRows {
+    at: *const bf16,
+    stride: usize,
+    rows: usize,
+    /// Operand tiles a row.
+    steps: usize,
+}
+
+impl BfRows {
+    /// Distance between staged rows: an odd number of cache lines.
+    fn stride(k: usize) -> usize {
+        (k.div_ceil(TILE_K) | 1) * TILE_K
+    }
+
+    /// Values that `rows` staged rows take. Rows beyond the last whole tile are read, never used.
+    pub(crate) fn len(rows: usize, k: usize) -> usize {
+        rows.next_multiple_of(2 * TILE) * Self::stride(k)
+    }
+
+    /// Staged rows as a view to write to.
+    pub(crate) fn view(at: *mut bf16, rows: usize, k: usize) -> View {
+        View { at: at.cast(), rows, cols: k, stride: Self::stride(k), kind: Kind::Bf16 }
+    }
+
+    /// Rows that were written through [`Self::view`].
+    ///
+    /// # Safety
+    /// `at` is valid for `Self::len(rows, k)` values.
+    #[inline(always)]
+    pub(crate) unsafe fn written(at: *mut bf16, rows: usize, k: usize) -> Self {
+        let (stride, steps) = (Self::stride(k), k.div_ceil(TILE_K));
+        for r in 0..rows {
+            // SAFETY: `steps * TILE_K <= stride`.
+            unsafe { std::ptr::write_bytes(at.add(r * stride + k), 0, steps * TILE_K - k) };
+        }
+        Self { at, stride, rows, steps }
+    }
+
+    /// Rows of a view: in place where tiles can read them so, otherwise copied and rounded to bf16.
+    ///
+    /// # Safety
+    /// The rows are in the view; `to` is valid for `Self::len(rows, x.cols)` values; the CPU has `S`.
+    #[inline(always)]
+    pub(crate) unsafe fn stage<S: Simd>(x: View, first: usize, rows: usize, to: *mut bf16) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if Self::in_place(x, rows) {
+                let at = x.row::<bf16>(first).cast_const();
+                return Self { at, stride: x.stride, rows, steps: x.cols / TILE_K };
+            }
+            let staged = Self::view(to, rows, x.cols);
+            for r in 0..rows {
+                for c in (0..x.cols).step_by(LANES) {
+                    let n = LANES.min(x.cols - c);
+                    staged.store::<S>(r, c, n, x.load::<S>(first + r, c, n));
+                }
+            }
+            Self::written(to, rows, x.cols)
+        }
+    }
+
+    /// Whether tiles can read the rows where they are: bf16, whole tiles, and a stride that spreads
+    /// sixteen rows over at least four sets of the first-level cache.
+    fn in_place(x: View, rows: usize) -> bool {
+        let lines = x.stride / TILE_K;
+        let whole = x.cols.is_multiple_of(TILE_K) && x.stride.is_multiple_of(TILE_K);
+        x.kind == Kind::Bf16 && whole && rows.is_multiple_of(2 * TILE) && !lines.is_multiple_of(32)
+    }
+}
+
+/// Multiply all rows with some panels and hand the sums to the epilogue, with row numbers counted
+/// from `first_row`. Two panels at a time; a last one alone is computed twice.
+///
+/// # Safety
+/// Rows and panels are readable, the epilogue may write its outputs, AMX is [`available`], and the
+/// CPU has `S`.
+#[inline(always)]
+pub(crate) unsafe fn product<S: Simd, E: Epilogue>(
+    a: BfRows,
+    b: Columns<bf16>,
+    panels: std::ops::Range<usize>,
+    epilogue: &E,
+    first_row: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let _tiles = Tiles::configure(a.rows);
+        if a.rows <= TILE {
+            narrow::<S, E>(a, b, panels, epilogue, first_row);
+        } else {
+            wide::<S, E>(a, b, panels, epilogue, first_row);
+        }
+    }
+}
+
+/// More than sixteen rows: blocks of two by two tiles.
+#[inline(always)]
+unsafe fn wide<S: Simd, E: Epilogue>(
+    a: BfRows,
+    b: Columns<bf16>,
+    panels: std::ops::Range<usize>,
+    epilogue: &E,
+    first_row: usize,
+) {
+    const BLOCK: usize = 2 * TILE;
+    let blocks = a.rows.div_ceil(BLOCK);
+    let mut memory = Scratch::take(blocks * BLOCK * BLOCK);
+    let sums = memory.as_mut_ptr();
+    let mut panel = panels.start;
+    while panel < panels.end {
+        let count = 2.min(panels.end - panel);
+        // SAFETY: the tiles read whole blocks, for which rows are padded; `sums` holds all blocks.
+        unsafe {
+            let b0 = b.at.add(panel * b.panel_stride);
+            let b1 = b.at.add((panel + count - 1) * b.panel_stride);
+            for first in (0..a.steps).step_by(K_BLOCK / TILE_K) {
+                let steps = (K_BLOCK / TILE_K).min(a.steps - first);
+                let last = first + steps == a.steps;
+                for block in 0..blocks {
+                    let row = block * BLOCK;
+                    let to = sums.add(if a.steps == steps { 0 } else { block * BLOCK * BLOCK });
+                    let left = a.at.add(row * a.stride + first * TILE_K);
+                    let (b0, b1) = (b0.add(first * OPERAND), b1.add(first * OPERAND));
+                    two_by_two(left, a.stride, b0, b1, steps, to, first == 0);
+                    if last {
+                        let rows = BLOCK.min(a.rows - row);
+                        finish::<S, E>(to, rows, count, epilogue, first_row + row, panel * LANES);
+                    }
+                }
+            }
+        }
+        panel += count;
+    }
+}
+
+/// At most sixteen rows: one tile of rows by two panels, each with two sums that take turns in `k`.
+#[inline(always)]
+unsafe fn narrow<S: Simd, E: Epilogue>(
+    a: BfRows,
+    b: Columns<bf16>,
+    panels: std::ops::Range<usize>,
+    epilogue: &E,
+    first_row: usize,
+) {
+    let mut memory = Scratch::take(TILE * 2 * TILE);
+    let sums = memory.as_mut_ptr();
+    let mut panel = panels.start;
+    while panel < panels.end {
+        let count = 2.min(panels.end - panel);
+        // SAFETY: as in `wide`, with one tile of rows.
+        unsafe {
+            let b0 = b.at.add(panel * b.panel_stride);
+            let b1 = b.at.add((panel + count - 1) * b.panel_stride);
+            one_by_two(a.at, a.stride, b0, b1, a.steps, sums);
+            finish::<S, E>(sums, a.rows, count, epilogue, first_row, panel * LANES);
+        }
+        panel += count;
+    }
+}
+
+/// `sums[32][32] (+)= a[32][32 * steps] b`, with `b` in two panels.
+///
+/// # Safety
+/// All operands are readable for `steps > 0` tiles, tiles are configured with sixteen rows.
+#[inline(always)]
+unsafe fn two_by_two(
+    a: *const bf16,
+    stride: usize,
+    b0: *const bf16,
+    b1: *const bf16,
+    steps: usize,
+    sums: *mut f32,
+    fresh: bool,
+) {
+    // SAFETY: the caller's promise; the assembly uses the registers that it names.
+    unsafe {
+        let lower = a.add(TILE * stride);
+        let low_sums = sums.add(TILE * 2 * TILE);
+        if fresh {
+            asm!(
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                options(nomem, nostack, preserves_flags)
+            );
+        } else {
+            asm!(
+                "tileloadd tmm0, [{c} + {s}*1]",
+                "tileloadd tmm1, [{c} + {s}*1 + 64]",
+                "tileloadd tmm2, [{d} + {s}*1]",
+                "tileloadd tmm3, [{d} + {s}*1 + 64]",
+                c = in(reg) sums, d = in(reg) low_sums, s = in(reg) 128usize,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                options(readonly, nostack, preserves_flags)
+            );
+        }
+        asm!(
+            "2:",
+            "tileloadd tmm4, [{a} + {s}*1]",
+            "tileloadd tmm6, [{b0} + {t}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{b1} + {t}*1]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{lower} + {s}*1]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {a}, 64",
+            "add {lower}, 64",
+            "add {b0}, 1024",
+            "add {b1}, 1024",
+            "dec {n}",
+            "jnz 2b",
+            "tilestored [{c} + {u}*1], tmm0",
+            "tilestored [{c} + {u}*1 + 64], tmm1",
+            "tilestored [{d} + {u}*1], tmm2",
+            "tilestored [{d} + {u}*1 + 64], tmm3",
+            a = inout(reg) a => _, lower = inout(reg) lower => _,
+            b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _, n = inout(reg) steps => _,
+            s = in(reg) 2 * stride, t = in(reg) 64usize, u = in(reg) 128usize,
+            c = in(reg) sums, d = in(reg) low_sums,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack)
+        );
+    }
+}
+
+/// `sums[rows][32] = a[rows][32 * steps] b`, with `b` in two panels.
+///
+/// # Safety
+/// As for [`two_by_two`], with tiles configured for the rows.
+#[inline(always)]
+unsafe fn one_by_two(
+    a: *const bf16,
+    stride: usize,
+    b0: *const bf16,
+    b1: *const bf16,
+    steps: usize,
+    sums: *mut f32,
+) {
+    // SAFETY: the caller's promise; the assembly uses the registers that it names.
+    unsafe {
+        asm!(
+            "tilezero tmm0", "tilezero tmm1",
+            "2:",
+            "tileloadd tmm4, [{a} + {s}*1]",
+            "tileloadd tmm6, [{b0} + {t}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{b1} + {t}*1]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "add {a}, 64",
+            "add {b0}, 1024",
+            "add {b1}, 1024",
+            "dec {n}",
+            "jnz 2b",
+            "tilestored [{c} + {u}*1], tmm0",
+            "tilestored [{c} + {u}*1 + 64], tmm1",
+            a = inout(reg) a => _, b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _,
+            n = inout(reg) steps => _,
+            s = in(reg) 2 * stride, t = in(reg) 64usize, u = in(reg) 128usize, c = in(reg) sums,
+            out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
+            options(nostack)
+        );
+    }
+}
+
+/// Hand `rows` rows of sums `[rows][32]`, of which `panels` panels count, to the epilogue.
+#[inline(always)]
+unsafe fn finish<S: Simd, E: Epilogue>(
+    sums: *const f32,
+    rows: usize,
+    panels: usize,
+    epilogue: &E,
+    row: usize,
+    col: usize,
+) {
+    let mut r = 0;
+    while r < rows {
+        // SAFETY: the rows and columns were computed; the caller promises the outputs.
+        r += unsafe {
+            let at = sums.add(r * 2 * TILE);
+            match (panels, rows - r) {
+                (2, 8..) => finish_rows::<S, E, 8, 2>(at, epilogue, row + r, col),
+                (2, _) => finish_rows::<S, E, 1, 2>(at, epilogue, row + r, col),
+                _ => finish_rows::<S, E, 1, 1>(at, epilogue, row + r, col),
+            }
+        };
+    }
+}
+
+#[inline(always)]
+unsafe fn finish_rows<S: Simd, E: Epilogue, const MR: usize, const NP: usize>(
+    sums: *const f32,
+    epilogue: &E,
+    row: usize,
+    col: usize,
+) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut values = [[S::zero(); NP]; MR];
+        for i in 0..MR {
+            for p in 0..NP {
+                values[i][p] = S::load(sums.add(i * 2 * TILE + p * LANES));
+            }
+        }
+        epilogue.finish::<S, MR, NP>(row, col, values);
+    }
+    MR
+}
