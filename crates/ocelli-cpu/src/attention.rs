@@ -45,17 +45,16 @@ impl Kernel for HeadTask {
         // SAFETY: columns are in the tensor; each task writes its own head's columns.
         unsafe {
             kv.append::<S>(self.qkv, rows, column(1), column(2));
-            let block = if self.causal { 1 } else { QUERY_BLOCK };
-            let mut memory = Scratch::take(block * dim);
+            let mut memory = Scratch::take(QUERY_BLOCK * dim);
             let queries = memory.as_mut_ptr();
-            for first in (0..rows).step_by(block) {
-                let count = block.min(rows - first);
+            for first in (0..rows).step_by(QUERY_BLOCK) {
+                let count = QUERY_BLOCK.min(rows - first);
                 for r in 0..count {
                     self.qkv.widen::<S>(first + r, column(0), dim, queries.add(r * dim));
                 }
-                let visible = if self.causal { first + 1 } else { rows };
-                let q = Rows { at: queries, stride: dim, rows: count, k: dim };
-                attend::<S>(q, &kv, visible, |r| (first + r, column(0)), self.out);
+                let queries = Queries { at: queries, group: 1, first, count, col: column(0) };
+                let seen = if self.causal { first + 1 } else { rows };
+                attend::<S>(queries, &kv, seen, usize::from(self.causal), self.out);
             }
         }
     }
@@ -126,49 +125,64 @@ impl Kernel for GroupTask<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let dim = self.head.dim();
-        let (group, first_col) = (self.group, self.index * self.group * dim);
-        let mut memory = Scratch::take(group * dim);
+        let (group, col) = (self.group, self.index * self.group * dim);
+        let mut memory = Scratch::take(self.count * group * dim);
         let queries = memory.as_mut_ptr();
-        for row in self.first..self.first + self.count {
-            // SAFETY: columns are in the tensors; each task writes its own heads and rows.
-            unsafe {
-                self.qkv.widen::<S>(row, first_col, group * dim, queries);
-                let q = Rows { at: queries, stride: dim, rows: group, k: dim };
-                let place = |g: usize| (row, first_col + g * dim);
-                attend::<S>(q, self.head, self.past + row + 1, place, self.out);
+        // SAFETY: columns are in the tensors; each task writes its own heads and rows.
+        unsafe {
+            for r in 0..self.count {
+                self.qkv.widen::<S>(self.first + r, col, group * dim, queries.add(r * group * dim));
             }
+            let queries = Queries { at: queries, group, first: self.first, count: self.count, col };
+            attend::<S>(queries, self.head, self.past + self.first + 1, 1, self.out);
         }
     }
 }
 
-/// `softmax(q K^T / sqrt(dim)) V` over the first `visible` positions; row `r` goes to `place(r)`.
+/// Queries of some positions in f32, `[count * group, dim]`, and where their results go: head `g` of
+/// position `p` to row `first + p` from column `col + g * dim` on.
+struct Queries {
+    at: *const f32,
+    /// Heads that share a key head.
+    group: usize,
+    first: usize,
+    count: usize,
+    col: usize,
+}
+
+/// `softmax(q K^T / sqrt(dim)) V`, where the first position sees `seen` positions and each further
+/// one `step` more.
+///
+/// What a position does not see gets the weight zero, which adds nothing to its sums: results do not
+/// depend on which positions come in one block.
 #[inline(always)]
-unsafe fn attend<S: Simd>(
-    q: Rows,
-    kv: &KvHead,
-    visible: usize,
-    place: impl Fn(usize) -> (usize, usize),
-    out: View,
-) {
+unsafe fn attend<S: Simd>(queries: Queries, kv: &KvHead, seen: usize, step: usize, out: View) {
+    let Queries { at, group, first, count, col } = queries;
     let dim = kv.dim();
-    let panels = visible.div_ceil(LANES);
-    // The last panel may hold positions that are not visible: scores need room for them.
+    let rows = count * group;
+    let all = seen + step * (count - 1);
+    let panels = all.div_ceil(LANES);
+    // The last panel may hold positions that nobody sees: scores need room for them.
     let stride = panels * LANES + LANES;
     let scale = 1.0 / (dim as f32).sqrt();
-    let mut memory = Scratch::take(q.rows * (stride + dim));
+    let mut memory = Scratch::take(rows * (stride + dim));
     let scratch = memory.as_mut_ptr();
     // SAFETY: the scratch holds the scores and, behind them, the sums.
     unsafe {
-        let scores = View::scratch(scratch, q.rows, panels * LANES, stride);
+        let q = Rows { at, stride: dim, rows, k: dim };
+        let scores = View::scratch(scratch, rows, panels * LANES, stride);
         product::<S, f32, _>(q, kv.keys(), 0..panels, &plain(scores), 0);
-        for r in 0..q.rows {
-            softmax::<S>(scratch.add(r * stride), visible, scale);
+        for r in 0..rows {
+            let seen = seen + step * (r / group);
+            let scores = scratch.add(r * stride);
+            softmax::<S>(scores, seen, scale);
+            std::ptr::write_bytes(scores.add(seen), 0, all - seen);
         }
-        let weights = Rows { at: scratch, stride, rows: q.rows, k: visible };
-        let sums = View::scratch(scratch.add(q.rows * stride), q.rows, dim, dim);
+        let weights = Rows { at: scratch, stride, rows, k: all };
+        let sums = View::scratch(scratch.add(rows * stride), rows, dim, dim);
         product::<S, f32, _>(weights, kv.values(), 0..dim.div_ceil(LANES), &plain(sums), 0);
-        for r in 0..q.rows {
-            let (row, col) = place(r);
+        for r in 0..rows {
+            let (row, col) = (first + r / group, col + r % group * dim);
             for c in (0..dim).step_by(LANES) {
                 let n = LANES.min(dim - c);
                 out.store::<S>(row, col + c, n, sums.load::<S>(r, c, n));

@@ -60,7 +60,7 @@ pub(crate) unsafe fn erf<S: Simd>(x: S::F) -> S::F {
         for &c in &DENOMINATOR[1..] {
             q = S::fma(q, x2, S::splat(c));
         }
-        S::div(S::mul(x, p), q)
+        S::mul(S::mul(x, p), S::reciprocal(q))
     }
 }
 
@@ -70,7 +70,7 @@ pub(crate) unsafe fn sigmoid<S: Simd>(x: S::F) -> S::F {
     // SAFETY: the caller guarantees the instruction set.
     unsafe {
         let one = S::splat(1.0);
-        S::div(one, S::add(one, exp::<S>(S::sub(S::zero(), x))))
+        S::reciprocal(S::add(one, exp::<S>(S::sub(S::zero(), x))))
     }
 }
 

@@ -1,48 +1,56 @@
 //! Rotary embedding in the half-split form of Qwen2 (`rotate_half`).
 
+use crate::Isa;
 use crate::pool::Pool;
-use crate::simd::Elem;
-use crate::view::{Kind, View};
-use half::bf16;
+use crate::simd::{Kernel, LANES, Simd};
+use crate::view::View;
 
 /// Rows of a task.
 const ROWS: usize = 16;
 
 /// Rotate the first `heads * head_dim` columns of each row by its position, `first` for row 0.
-///
-/// This is a small part of a layer's work; the loop is plain and vectorises by itself.
-pub(crate) fn rope(pool: &Pool, x: View, heads: usize, head_dim: usize, base: f32, first: usize) {
+pub(crate) fn rope(isa: Isa, pool: &Pool, x: View, heads: usize, head_dim: usize, base: f32, first: usize) {
     let half = head_dim / 2;
     // As the reference does: inverse frequencies and angles in f32.
     let inverse: Vec<f32> = (0..half).map(|i| 1.0 / base.powf((2 * i) as f32 / head_dim as f32)).collect();
     pool.run(x.rows.div_ceil(ROWS), &|task| {
-        let mut angles = vec![(0.0f32, 0.0f32); half];
         for row in task * ROWS..x.rows.min((task + 1) * ROWS) {
-            for (angle, &f) in angles.iter_mut().zip(&inverse) {
-                let theta = (first + row) as f32 * f;
-                *angle = (theta.cos(), theta.sin());
-            }
-            // SAFETY: the row is in the tensor and belongs to this task; the type is the view's.
-            unsafe {
-                match x.kind {
-                    Kind::Bf16 => {
-                        rotate(std::slice::from_raw_parts_mut(x.row::<bf16>(row), x.cols), heads, &angles)
-                    }
-                    _ => rotate(std::slice::from_raw_parts_mut(x.row::<f32>(row), x.cols), heads, &angles),
-                }
-            }
+            let angles = inverse.iter().map(|&f| (first + row) as f32 * f);
+            let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|theta| (theta.cos(), theta.sin())).unzip();
+            isa.dispatch(RowTask { x, row, heads, cos: &cos, sin: &sin });
         }
     });
 }
 
-fn rotate<E: Elem>(row: &mut [E], heads: usize, angles: &[(f32, f32)]) {
-    let half = angles.len();
-    for head in row.chunks_exact_mut(2 * half).take(heads) {
-        let (low, high) = head.split_at_mut(half);
-        for ((a, b), &(cos, sin)) in low.iter_mut().zip(high).zip(angles) {
-            let (x, y) = (a.to_f32(), b.to_f32());
-            *a = E::from_f32(x * cos - y * sin);
-            *b = E::from_f32(y * cos + x * sin);
+/// One row with the cosines and sines of its position, half a head of them.
+struct RowTask<'a> {
+    x: View,
+    row: usize,
+    heads: usize,
+    cos: &'a [f32],
+    sin: &'a [f32],
+}
+
+impl Kernel for RowTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let half = self.cos.len();
+        for head in 0..self.heads {
+            for i in (0..half).step_by(LANES) {
+                let n = LANES.min(half - i);
+                let (low, high) = (head * 2 * half + i, head * 2 * half + half + i);
+                // SAFETY: the row belongs to this task; `i + n <= half`.
+                unsafe {
+                    let cos = S::load_partial(self.cos.as_ptr().add(i), n);
+                    let sin = S::load_partial(self.sin.as_ptr().add(i), n);
+                    let x = self.x.load::<S>(self.row, low, n);
+                    let y = self.x.load::<S>(self.row, high, n);
+                    self.x.store::<S>(self.row, low, n, S::sub(S::mul(x, cos), S::mul(y, sin)));
+                    self.x.store::<S>(self.row, high, n, S::fma(x, sin, S::mul(y, cos)));
+                }
+            }
         }
     }
 }

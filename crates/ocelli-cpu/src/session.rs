@@ -375,7 +375,7 @@ impl Run<'_> {
                 let cache = needed(cache);
                 cached_attention(isa, pool, view(o.qkv), o.heads, cache, o.layer, view(o.out));
             }
-            Op::Rope(o) => rope(pool, view(o.x), o.heads, o.head_dim, o.base, needed(cache).len()),
+            Op::Rope(o) => rope(isa, pool, view(o.x), o.heads, o.head_dim, o.base, needed(cache).len()),
             Op::Embed(o) => self.embed(self.ids(o.ids), o.table, view(o.out))?,
             Op::SqueezeExcite(o) => {
                 let weights = SqueezeWeights {

@@ -30,7 +30,9 @@ const K_BLOCK: usize = 512;
 /// Whether this CPU and this kernel let us use AMX with bf16.
 pub(crate) fn available() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
-    *FOUND.get_or_init(|| has_amx_bf16() && has_tile_state() && ask_for_tiles())
+    *FOUND.get_or_init(|| {
+        is_x86_feature_detected!("avx512bf16") && has_amx_bf16() && has_tile_state() && ask_for_tiles()
+    })
 }
 
 fn has_amx_bf16() -> bool {

@@ -99,8 +99,8 @@ unsafe impl Simd for Avx2 {
         unsafe { Pair(_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1)) }
     }
     #[inline(always)]
-    unsafe fn div(a: Pair, b: Pair) -> Pair {
-        unsafe { Pair(_mm256_div_ps(a.0, b.0), _mm256_div_ps(a.1, b.1)) }
+    unsafe fn reciprocal(a: Pair) -> Pair {
+        unsafe { Pair(reciprocal(a.0), reciprocal(a.1)) }
     }
     #[inline(always)]
     unsafe fn fma(a: Pair, b: Pair, c: Pair) -> Pair {
@@ -174,5 +174,19 @@ unsafe fn round_to_bf16(v: __m256) -> __m256i {
         let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
         let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
         _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, is_nan))
+    }
+}
+
+#[inline(always)]
+unsafe fn reciprocal(a: __m256) -> __m256 {
+    // SAFETY: called with AVX2 only.
+    unsafe {
+        // Two steps of Newton's method from the 12 bits of the estimate.
+        let mut x = _mm256_rcp_ps(a);
+        for _ in 0..2 {
+            let error = _mm256_fnmadd_ps(a, x, _mm256_set1_ps(1.0));
+            x = _mm256_fmadd_ps(x, error, x);
+        }
+        x
     }
 }

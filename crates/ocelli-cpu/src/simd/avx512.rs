@@ -1,4 +1,4 @@
-//! Sixteen lanes in one AVX-512 register. Needs avx512f, bw, vl and dq; no bf16 extension.
+//! Sixteen lanes in one AVX-512 register. Needs avx512f, bw, vl and dq; the bf16 extension is optional.
 
 use std::arch::x86_64::*;
 
@@ -6,12 +6,13 @@ use half::bf16;
 
 use super::Simd;
 
+/// `BF16`: with the instruction of avx512_bf16 that rounds.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512;
+pub(crate) struct Avx512<const BF16: bool>;
 
 // SAFETY of every function: the trait's contract (the CPU has AVX-512, pointers are valid).
 #[allow(clippy::undocumented_unsafe_blocks)]
-unsafe impl Simd for Avx512 {
+unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
     type F = __m512;
     // 24 accumulators, 2 panels and a broadcast out of 32 registers.
     const TILE_ROWS: usize = 12;
@@ -47,7 +48,7 @@ unsafe impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn store_bf16(p: *mut bf16, v: __m512) {
-        unsafe { _mm256_storeu_si256(p.cast(), to_bf16(v)) }
+        unsafe { _mm256_storeu_si256(p.cast(), to_bf16::<BF16>(v)) }
     }
     #[inline(always)]
     unsafe fn load_bf16_partial(p: *const bf16, n: usize) -> __m512 {
@@ -58,7 +59,7 @@ unsafe impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn store_bf16_partial(p: *mut bf16, n: usize, v: __m512) {
-        unsafe { _mm256_mask_storeu_epi16(p.cast(), mask(n), to_bf16(v)) }
+        unsafe { _mm256_mask_storeu_epi16(p.cast(), mask(n), to_bf16::<BF16>(v)) }
     }
     #[inline(always)]
     unsafe fn load_bf16_pairs(p: *const bf16) -> (__m512, __m512) {
@@ -82,8 +83,13 @@ unsafe impl Simd for Avx512 {
         unsafe { _mm512_mul_ps(a, b) }
     }
     #[inline(always)]
-    unsafe fn div(a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_div_ps(a, b) }
+    unsafe fn reciprocal(a: __m512) -> __m512 {
+        unsafe {
+            // One step of Newton's method doubles the 14 bits of the estimate.
+            let x = _mm512_rcp14_ps(a);
+            let error = _mm512_fnmadd_ps(a, x, _mm512_set1_ps(1.0));
+            _mm512_fmadd_ps(x, error, x)
+        }
     }
     #[inline(always)]
     unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
@@ -123,9 +129,12 @@ fn mask(n: usize) -> __mmask16 {
 /// Round to the nearest bf16, ties to even: the same bits as the instruction of avx512_bf16, but for
 /// denormals, which that one flushes.
 #[inline(always)]
-unsafe fn to_bf16(v: __m512) -> __m256i {
-    // SAFETY: called with AVX-512 only.
+unsafe fn to_bf16<const BF16: bool>(v: __m512) -> __m256i {
+    // SAFETY: called with AVX-512 only, and with its bf16 extension if `BF16`.
     unsafe {
+        if BF16 {
+            return std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
+        }
         // Add half of the dropped part, and one more if the kept part is odd.
         let bits = _mm512_castps_si512(v);
         let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));

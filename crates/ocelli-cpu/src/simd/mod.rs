@@ -73,7 +73,8 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
-    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// `1 / a`, at most 2 ULP off, for normal `a`.
+    unsafe fn reciprocal(a: Self::F) -> Self::F;
     /// `a * b + c` with one rounding.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
@@ -182,7 +183,10 @@ impl Isa {
         match self {
             // SAFETY: an `Isa` other than scalar is only made after detecting its features.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Amx => unsafe { on_avx512(kernel) },
+            Isa::Avx512 => unsafe { on_avx512(kernel) },
+            // SAFETY: as above; CPUs with AMX have the bf16 extension, which is checked as well.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => unsafe { on_amx(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { on_avx2(kernel) },
@@ -195,7 +199,14 @@ impl Isa {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
 unsafe fn on_avx512<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the caller has checked these features.
-    unsafe { kernel.run::<Avx512>() }
+    unsafe { kernel.run::<Avx512<false>>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
+unsafe fn on_amx<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: the caller has checked these features.
+    unsafe { kernel.run::<Avx512<true>>() }
 }
 
 #[cfg(target_arch = "x86_64")]
