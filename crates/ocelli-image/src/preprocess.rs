@@ -53,6 +53,7 @@ impl Preprocess {
 /// The mean that OpenAI's CLIP was trained with; red, green, blue.
 pub const CLIP_MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
 /// The standard deviation that OpenAI's CLIP was trained with; red, green, blue.
+#[expect(clippy::excessive_precision, reason = "the digits that were published")]
 pub const CLIP_STD: [f32; 3] = [0.26862954, 0.26130258, 0.27577711];
 
 /// How a picture that is not square becomes one, in open_clip's words.

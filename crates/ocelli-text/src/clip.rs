@@ -4,8 +4,10 @@
 //! from openai/CLIP), with which MobileCLIP was trained, and not transformers' `CLIPTokenizer`: those
 //! differ on HTML references, ligatures, control characters and padding.
 //!
-//! Differences that are left: characters that Unicode added after version 14, which Python 3.11 does
-//! not know yet, may be composed, lower-cased or split otherwise.
+//! Differences that are left: characters that Unicode added after version 14, which not every program
+//! knows yet, may be composed, lower-cased or split otherwise. Of 30,000 generated texts, four differed,
+//! all by U+190A0, which the newest Python `regex` takes for a letter. Time grows with the square of the
+//! depth of references in references (`&amp;amp;amp;`), as in ftfy: limit the length of foreign texts.
 
 mod clean;
 mod entities;
