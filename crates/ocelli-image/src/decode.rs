@@ -10,7 +10,7 @@ use std::path::Path;
 use image::codecs::{bmp::BmpDecoder, png::PngDecoder, tiff::TiffDecoder, webp::WebPDecoder};
 use image::{DynamicImage, ImageDecoder, Limits};
 
-use crate::{ImageError, Orientation, complete, gif, jpeg, orientation};
+use crate::{ImageError, Orientation, RawPreview, complete, gif, jpeg, orientation, raw_preview};
 
 /// A picture in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub enum Format {
     WebP,
     /// Windows bitmaps.
     Bmp,
-    /// The first page; grey, RGB or CMYK with 1 to 16 bits.
+    /// The first page; grey, RGB or CMYK with 1 to 16 bits. Also raw files, by their preview.
     Tiff,
 }
 
@@ -116,6 +116,7 @@ pub fn open(path: &Path, options: &DecodeOptions) -> Result<Rgb8, ImageError> {
 
 /// Returns the picture in `bytes`, a whole image file.
 ///
+/// Of a camera's raw file (CR2, NEF, ARW, DNG) it is the largest JPEG preview, see [`raw_preview`].
 /// Alpha is dropped without blending, 16-bit samples keep their high byte.
 ///
 /// # Errors
@@ -130,6 +131,9 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Rgb8, ImageError>
     let format =
         Format::of(bytes).ok_or_else(|| ImageError::UnknownFormat { found: describe(bytes).into() })?;
     complete::check(format, bytes)?;
+    if let Some(preview) = raw_preview(bytes) {
+        return decode_preview(preview, options);
+    }
     let input = Cursor::new(bytes);
     match format {
         Format::Jpeg => jpeg::decode(bytes, options),
@@ -142,6 +146,36 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Rgb8, ImageError>
         Format::Bmp => decode_with(format, BmpDecoder::new(input), options),
         Format::Tiff => decode_with(format, TiffDecoder::new(input), options),
     }
+}
+
+/// Decodes the preview of a raw file. Cameras store it as the sensor saw it, and most note only in the
+/// raw file's own directory how to turn it.
+fn decode_preview(preview: RawPreview<'_>, options: &DecodeOptions) -> Result<Rgb8, ImageError> {
+    complete::check(Format::Jpeg, preview.jpeg)?;
+    let picture =
+        jpeg::decode(preview.jpeg, &DecodeOptions { orientation: Orientation::Ignore, ..*options })?;
+    let turn = match options.orientation {
+        Orientation::Exif => match jpeg::orientation(preview.jpeg) {
+            1 => preview.orientation,
+            own => own,
+        },
+        Orientation::Ignore => 1,
+    };
+    Ok(orientation::upright(picture, turn))
+}
+
+/// Returns width and height as stored, from the header of the image file `bytes`.
+pub(crate) fn size(bytes: &[u8]) -> Option<(u32, u32)> {
+    let input = Cursor::new(bytes);
+    let limits = limits(&DecodeOptions::default());
+    Some(match Format::of(bytes)? {
+        Format::Jpeg => jpeg::baseline_size(bytes)?,
+        Format::Gif => gif::size(bytes)?,
+        Format::Png => PngDecoder::with_limits(input, limits).ok()?.dimensions(),
+        Format::WebP => WebPDecoder::new(input).ok()?.dimensions(),
+        Format::Bmp => BmpDecoder::new(input).ok()?.dimensions(),
+        Format::Tiff => TiffDecoder::new(input).ok()?.dimensions(),
+    })
 }
 
 /// Decodes through one of the `image` crate's decoders, which has read the header only.

@@ -36,6 +36,12 @@ pub(crate) fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Rgb8, Imag
     Ok(Rgb8 { height, width, pixels })
 }
 
+/// Returns width and height of the canvas.
+pub(crate) fn size(bytes: &[u8]) -> Option<(u32, u32)> {
+    let decoder = reader(bytes, &DecodeOptions::default()).ok()?;
+    Some((decoder.width().into(), decoder.height().into()))
+}
+
 const NO_FRAME: &str = "it holds no picture";
 
 fn reader<'a>(bytes: &'a [u8], options: &DecodeOptions) -> Result<Decoder<Cursor<&'a [u8]>>, ImageError> {

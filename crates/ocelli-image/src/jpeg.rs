@@ -33,6 +33,36 @@ pub(crate) fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Rgb8, Imag
     Ok(orientation::upright(Rgb8 { height, width, pixels }, turn))
 }
 
+/// Returns the EXIF orientation, 1 to 8, of the JPEG file `bytes`; 1 where it says nothing.
+pub(crate) fn orientation(bytes: &[u8]) -> u8 {
+    let decoder = Decoder::new_with_limits(bytes, limits(&DecodeOptions::default()));
+    decoder.ok().and_then(|decoder| decoder.exif_data().map(orientation::from_exif)).unwrap_or(1)
+}
+
+/// Returns width and height of a JPEG that [`decode`] could read, from its frame header; `None` for
+/// anything else, such as the lossless JPEG of raw files.
+pub(crate) fn baseline_size(bytes: &[u8]) -> Option<(u32, u32)> {
+    let be = |at: usize| Some(u32::from(*bytes.get(at)?) << 8 | u32::from(*bytes.get(at + 1)?));
+    if be(0)? != 0xffd8 {
+        return None;
+    }
+    let mut at = 2;
+    loop {
+        match (*bytes.get(at)?, *bytes.get(at + 1)?) {
+            (0xff, 0xff) => at += 1, // fill byte
+            // Sequential or progressive: length, bits per sample, height, width, components.
+            (0xff, 0xc0..=0xc2) => {
+                let (bits, height, width) = (*bytes.get(at + 4)?, be(at + 5)?, be(at + 7)?);
+                return (bits == 8 && height > 0 && width > 0).then_some((width, height));
+            }
+            // Other frames, the scan or the end, without a frame that is read here.
+            (0xff, 0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf | 0xd9 | 0xda) => return None,
+            (0xff, _) => at += 2 + be(at + 2)? as usize,
+            _ => return None,
+        }
+    }
+}
+
 fn decode_inks(decoder: Decoder<'_>, ycck: bool) -> Result<Vec<u8>, ImageError> {
     let factors = |c: &ComponentInfo| (usize::from(c.horizontal_sampling), usize::from(c.vertical_sampling));
     let sampling: Vec<_> = decoder.header().components.iter().map(factors).collect();

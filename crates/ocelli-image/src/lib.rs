@@ -1,6 +1,8 @@
 //! Computes, from the bytes of an image file, the `[size, size, 3]` pixel values a vision encoder
 //! takes, byte for byte as Pillow 13 with torchvision, open_clip or transformers does.
 //!
+//! It also reads what a photo's file says about it, and makes thumbnails.
+//!
 //! This crate must never know what comes after the pixels: no layers, no checkpoints, no model names.
 //!
 //! The way of a picture, one file each:
@@ -12,6 +14,9 @@
 //! | turn upright | `orientation.rs` | [`Rgb8`] |
 //! | pad or crop, and resize | `preprocess.rs`, `resample.rs` | `[size, size, 3]` bytes |
 //! | scale and normalise | `preprocess.rs` | `[size, size, 3]` `f32` |
+//!
+//! Beside that way: `raw.rs` finds the preview in a camera's raw file, `metadata.rs` reads [`PhotoMetadata`],
+//! `thumbnail.rs` makes small JPEG copies.
 //!
 //! ```
 //! use ocelli_image::{DecodeOptions, Filter, Fit, Preprocess, Rgb8};
@@ -36,11 +41,20 @@ mod error;
 mod gif;
 mod inks;
 mod jpeg;
+mod metadata;
 mod orientation;
 mod preprocess;
+mod raw;
 mod resample;
+mod thumbnail;
 
 pub use decode::{DecodeOptions, Format, Rgb8, decode, open};
 pub use error::ImageError;
+pub use metadata::{CapturedAt, PhotoMetadata};
 pub use orientation::Orientation;
-pub use preprocess::{Filter, Fit, Preprocess, resize_to_square, to_pixel_values};
+pub use preprocess::{
+    CLIP_MEAN, CLIP_STD, ClipPreprocess, Filter, Fit, Preprocess, ResizeMode, resize_to_square,
+    to_pixel_values,
+};
+pub use raw::{RawPreview, raw_preview};
+pub use thumbnail::thumbnail;

@@ -19,6 +19,8 @@ pub enum Fit {
     /// Shortest side to the target, then the middle, at `(length - size) / 2` with halves rounded to
     /// even, as torchvision and open_clip do. One pixel off [`Fit::CropFloor`] for some lengths.
     CropRound,
+    /// Each side to the target on its own, so that nothing is lost and proportions change.
+    Squash,
 }
 
 /// A whole recipe from picture to pixel values.
@@ -48,6 +50,59 @@ impl Preprocess {
     }
 }
 
+/// The mean that OpenAI's CLIP was trained with; red, green, blue.
+pub const CLIP_MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
+/// The standard deviation that OpenAI's CLIP was trained with; red, green, blue.
+#[expect(clippy::excessive_precision, reason = "the digits that were published")]
+pub const CLIP_STD: [f32; 3] = [0.26862954, 0.26130258, 0.27577711];
+
+/// How a picture that is not square becomes one, in open_clip's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ResizeMode {
+    /// `shortest`: shortest side to the target, then the middle.
+    #[default]
+    Shortest,
+    /// `squash`: both sides to the target.
+    Squash,
+}
+
+/// The preprocessing of a CLIP model, as `preprocess_cfg` in open_clip's configuration has it.
+///
+/// Pictures are made RGB before they are resized, also those with a palette.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClipPreprocess {
+    /// Side of the result, in pixels.
+    pub size: usize,
+    /// Subtracted from values in 0 to 1; red, green, blue.
+    pub mean: [f32; 3],
+    /// What the difference is divided by; red, green, blue.
+    pub std: [f32; 3],
+    /// How the picture is resized.
+    pub interpolation: Filter,
+    /// What happens to a picture that is not square.
+    pub resize_mode: ResizeMode,
+}
+
+impl ClipPreprocess {
+    /// Returns the pixel values of `image`, `[size, size, 3]`, row-major, equal to open_clip's.
+    ///
+    /// # Panics
+    ///
+    /// As [`resize_to_square`].
+    pub fn run(&self, image: &Rgb8) -> Vec<f32> {
+        self.recipe().run(image)
+    }
+
+    /// The same as a general recipe.
+    pub fn recipe(&self) -> Preprocess {
+        let fit = match self.resize_mode {
+            ResizeMode::Shortest => Fit::CropRound,
+            ResizeMode::Squash => Fit::Squash,
+        };
+        Preprocess { size: self.size, fit, filter: self.interpolation, mean: self.mean, std: self.std }
+    }
+}
+
 /// Returns `image` as a square, `[size, size, 3]` bytes, equal to what Pillow computes.
 ///
 /// Neither the padded square nor the part of the resized picture that is cropped away is ever built:
@@ -64,6 +119,7 @@ pub fn resize_to_square(image: &Rgb8, size: usize, fit: Fit, filter: Filter) -> 
         Fit::Pad => padded(length, height.max(width), size),
         Fit::CropFloor => cropped(length, height.min(width), size, |excess| excess / 2),
         Fit::CropRound => cropped(length, height.min(width), size, half_to_even),
+        Fit::Squash => Axis { from: length, offset: 0, length, to: size, first: 0, count: size },
     };
     resample(&image.pixels, axis(height), axis(width), filter)
 }

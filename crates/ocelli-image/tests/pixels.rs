@@ -3,8 +3,11 @@
 mod common;
 
 use common::{AS_STORED, chw_sha256, fixtures, json, max_difference, name, pictures};
-use ocelli_image::{Filter, Fit, Rgb8, decode, resize_to_square, to_pixel_values};
+use ocelli_image::{
+    ClipPreprocess, Filter, Fit, ResizeMode, Rgb8, decode, resize_to_square, to_pixel_values,
+};
 use safetensors::{SafeTensors, tensor::TensorView};
+use sha2::{Digest, Sha256};
 
 struct Expected {
     bytes: Vec<u8>,
@@ -158,4 +161,46 @@ fn normalised_values_equal_open_clip() {
         checked += 1;
     }
     assert!(checked > 0);
+}
+
+/// Every fixture picture through every recipe of the MobileCLIP variants, and squashed instead of cropped.
+#[test]
+fn clip_preprocessing_equals_open_clip_bit_for_bit() {
+    let recipes = json("clip_pixels.json");
+    let pictures = decoded();
+    let mut checked = 0;
+    for recipe in recipes.as_array().unwrap() {
+        let three = |key: &str| {
+            let value = |i: usize| recipe[key][i].as_f64().unwrap() as f32;
+            [value(0), value(1), value(2)]
+        };
+        let preprocess = ClipPreprocess {
+            size: recipe["size"].as_u64().unwrap() as usize,
+            mean: three("mean"),
+            std: three("std"),
+            interpolation: if recipe["interpolation"] == "bicubic" {
+                Filter::Bicubic
+            } else {
+                Filter::Bilinear
+            },
+            resize_mode: if recipe["resize_mode"] == "squash" {
+                ResizeMode::Squash
+            } else {
+                ResizeMode::Shortest
+            },
+        };
+        for (name, hash) in recipe["sha256"].as_object().unwrap() {
+            let (_, picture) = pictures.iter().find(|(other, _)| other == name).unwrap();
+            let values = preprocess.run(picture);
+            let mut digest = Sha256::new();
+            for channel in 0..3 {
+                let plane = values.iter().skip(channel).step_by(3);
+                digest.update(plane.flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
+            }
+            let ours: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(ours, *hash, "{name} {preprocess:?}");
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 8 * 18);
 }

@@ -6,12 +6,32 @@
 /// The character that spells each byte.
 const CHARS: [char; 256] = spell_bytes();
 
+/// All bytes in the order in which CLIP numbers them: those that stand for themselves, then the others.
+pub(crate) const BYTES_IN_ORDER: [u8; 256] = order_bytes();
+
+const fn prints(byte: u8) -> bool {
+    matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff)
+}
+
+const fn order_bytes() -> [u8; 256] {
+    let mut order = [0; 256];
+    let (mut first, mut last) = (0, 188);
+    let mut byte = 0;
+    while byte < 256 {
+        let at = if prints(byte as u8) { &mut first } else { &mut last };
+        order[*at] = byte as u8;
+        *at += 1;
+        byte += 1;
+    }
+    order
+}
+
 const fn spell_bytes() -> [char; 256] {
     let mut chars = ['\0'; 256];
     let mut unprintable = 0;
     let mut byte = 0;
     while byte < 256 {
-        let printable = matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+        let printable = prints(byte as u8);
         let code = if printable { byte } else { 0x100 + unprintable };
         if !printable {
             unprintable += 1;

@@ -42,6 +42,17 @@ pub enum TextError {
         /// The first thing that differs from Qwen2.
         found: String,
     },
+    /// The file describes a tokenizer of another kind than CLIP's.
+    #[error(
+        "{} is not a CLIP tokenizer: {found}; without tokenizer files, the vocabulary that is built in is used",
+        .path.display()
+    )]
+    NotClip {
+        /// The file.
+        path: PathBuf,
+        /// The first thing that differs from CLIP.
+        found: String,
+    },
     /// A prompt needs a control token that the tokenizer does not have.
     #[error("the tokenizer has no {token} token, so it cannot write a chat prompt; use a chat checkpoint")]
     NoControlToken {

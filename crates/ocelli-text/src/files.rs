@@ -56,9 +56,13 @@ pub(crate) fn read_json_if_present<T: DeserializeOwned>(path: &Path) -> Result<O
     if path.exists() { read_json(path).map(Some) } else { Ok(None) }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, TextError> {
-    let bytes = fs::read(path).map_err(|e| TextError::io(path, e))?;
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, TextError> {
+    let bytes = read_bytes(path)?;
     serde_json::from_slice(&bytes).map_err(|e| TextError::malformed(path, e))
+}
+
+pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, TextError> {
+    fs::read(path).map_err(|e| TextError::io(path, e))
 }
 
 #[derive(Deserialize)]
@@ -78,10 +82,11 @@ struct AddedEntry {
     token: AddedToken,
 }
 
+/// Any component of `tokenizer.json`, by its type.
 #[derive(Deserialize)]
-struct Component {
+pub(crate) struct Component {
     #[serde(rename = "type")]
-    kind: String,
+    pub kind: String,
 }
 
 #[derive(Deserialize)]
@@ -128,23 +133,29 @@ struct Model {
 /// One merge: `["a", "b"]` since tokenizers 0.20, `"a b"` before.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Merge {
+pub(crate) enum Merge {
     Pair(String, String),
     Line(String),
 }
 
+impl Merge {
+    pub(crate) fn pair(self, path: &Path) -> Result<(String, String), TextError> {
+        match self {
+            Self::Pair(left, right) => Ok((left, right)),
+            Self::Line(line) => split_merge(path, &line),
+        }
+    }
+}
+
 fn read_tokenizer_json(path: PathBuf) -> Result<Description, TextError> {
-    let bytes = fs::read(&path).map_err(|e| TextError::io(&path, e))?;
+    let bytes = read_bytes(&path)?;
     check_kind(&path, &bytes)?;
     let file: TokenizerJson = serde_json::from_slice(&bytes).map_err(|e| TextError::malformed(&path, e))?;
     check_model(&path, &file)?;
     let nfc = file.normalizer.is_some();
     let words = words_pattern(file.pre_tokenizer)
         .ok_or_else(|| not_qwen2(&path, "its pre_tokenizer is not a regex split, then ByteLevel"))?;
-    let merges = file.model.merges.into_iter().map(|merge| match merge {
-        Merge::Pair(left, right) => Ok((left, right)),
-        Merge::Line(line) => split_merge(&path, &line),
-    });
+    let merges = file.model.merges.into_iter().map(|merge| merge.pair(&path));
     let merges = merges.collect::<Result<Merges, TextError>>()?;
     let added = sorted(file.added_tokens.into_iter().map(|entry| (entry.id, entry.token)));
     Ok(Description { vocab: file.model.vocab, merges, added, words, nfc, path })
@@ -217,9 +228,8 @@ fn read_vocab_and_merges(dir: &Path, vocab: PathBuf, merges: &Path) -> Result<De
     })
 }
 
-fn read_merges(path: &Path) -> Result<Merges, TextError> {
-    let bytes = fs::read(path).map_err(|e| TextError::io(path, e))?;
-    let text = String::from_utf8(bytes).map_err(|e| TextError::malformed(path, e))?;
+pub(crate) fn read_merges(path: &Path) -> Result<Merges, TextError> {
+    let text = String::from_utf8(read_bytes(path)?).map_err(|e| TextError::malformed(path, e))?;
     // Only the version line is a comment: "# #" is a merge.
     let lines = text.lines().filter(|line| !line.starts_with("#version") && !line.is_empty());
     lines.map(|line| split_merge(path, line)).collect()

@@ -1,5 +1,6 @@
-//! Text to token ids and back for the Qwen2 family: the tokenizer of a checkpoint directory, the
-//! prompts FastVLM was trained on, text that arrives token by token, and stop strings.
+//! Text to token ids. For the Qwen2 family: the tokenizer of a checkpoint directory and back, the
+//! prompts FastVLM was trained on, text that arrives token by token, and stop strings. For CLIP models:
+//! their tokenizer with its vocabulary built in, and prompt templates for labels.
 //!
 //! This crate never knows tensors, images or HTTP: an image in a prompt is only a place,
 //! [`PromptToken::Image`], that the caller fills.
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod byte_level;
+mod clip;
 mod error;
 mod files;
 mod prompt;
@@ -23,8 +25,10 @@ mod stop;
 mod stop_ids;
 mod stream;
 mod synth;
+pub mod templates;
 mod tokenizer;
 
+pub use clip::{CLIP_CONTEXT_LENGTH, ClipTokenizer, ClipTokens};
 pub use error::TextError;
 pub use prompt::{DEFAULT_SYSTEM, PromptToken, Role, Template, Turn, build_prompt, render};
 pub use stop::{StopMatcher, StopStep};

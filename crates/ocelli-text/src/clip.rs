@@ -1,0 +1,187 @@
+//! The CLIP tokenizer: text cleaning, then byte-level BPE in which `</w>` marks the end of a word.
+//!
+//! Follows `SimpleTokenizer` of open_clip (mlfoundations/open_clip, `src/open_clip/tokenizer.py`, itself
+//! from openai/CLIP), with which MobileCLIP was trained, and not transformers' `CLIPTokenizer`: those
+//! differ on HTML references, ligatures, control characters and padding.
+//!
+//! Differences that are left: characters that Unicode added after version 14, which not every program
+//! knows yet, may be composed, lower-cased or split otherwise. Of 30,000 generated texts, four differed,
+//! all by U+190A0, which the newest Python `regex` takes for a letter. Time grows with the square of the
+//! depth of references in references (`&amp;amp;amp;`), as in ftfy: limit the length of foreign texts.
+
+mod clean;
+mod entities;
+mod files;
+mod mojibake;
+mod tables;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use crate::TextError;
+use crate::byte_level::{BYTES_IN_ORDER, spell};
+
+/// The length in tokens of the texts that CLIP models take.
+pub const CLIP_CONTEXT_LENGTH: usize = 77;
+
+/// Fills a row behind the end token. It is also the id of `!`, and models attend to it.
+const PAD: u32 = 0;
+
+/// The tokenizer of CLIP models. One value serves many threads.
+pub struct ClipTokenizer {
+    /// The token of each byte inside a word, and of each byte that ends one.
+    bytes: [u32; 256],
+    last_bytes: [u32; 256],
+    /// By the two tokens that are joined: how urgent (0 first) and the joined token.
+    merges: HashMap<(u32, u32), (u32, u32)>,
+    start: u32,
+    end: u32,
+    vocab_size: usize,
+}
+
+/// A text as a model takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClipTokens {
+    /// `[context_length]` token ids: start, text, end, then padding with 0.
+    pub ids: Vec<u32>,
+    /// Where the first end token is; CLIP takes the text's features there.
+    pub end: usize,
+}
+
+impl ClipTokenizer {
+    /// The tokenizer of OpenAI's CLIP and of all MobileCLIP models, 49408 tokens, which is built in.
+    pub fn new() -> Self {
+        // Made by `reference/make_clip_data.py`: the ids of the two tokens each merge joins.
+        const MERGES: &[u8] = include_bytes!("clip/merges.bin");
+        let (pairs, _) = MERGES.as_chunks::<4>();
+        let merges = pairs.iter().zip(0..).map(|(&[a, b, c, d], rank)| {
+            let pair = [[a, b], [c, d]].map(|id| u32::from(u16::from_le_bytes(id)));
+            (pair.into(), (rank, 512 + rank))
+        });
+        let mut bytes = [0; 256];
+        for (id, byte) in (0..).zip(BYTES_IN_ORDER) {
+            bytes[usize::from(byte)] = id;
+        }
+        let last_bytes = bytes.map(|id| 256 + id);
+        let start = 512 + pairs.len() as u32;
+        let merges = merges.collect();
+        Self { bytes, last_bytes, merges, start, end: start + 1, vocab_size: start as usize + 2 }
+    }
+
+    /// The tokenizer in a checkpoint directory, from `tokenizer.json` when it is there, otherwise from
+    /// `vocab.json` and `merges.txt`. Only the vocabulary is taken from it: text is cleaned and split as
+    /// open_clip does, whatever the files say.
+    ///
+    /// # Errors
+    /// When the files are missing, unreadable, malformed or not of the CLIP kind. The error names the
+    /// file.
+    pub fn from_dir(dir: &Path) -> Result<Self, TextError> {
+        let files::Vocabulary { path, tokens, merges, start, end } = files::read_vocabulary(dir)?;
+        let id = |token: &str| {
+            let missing = || TextError::malformed(&path, format!("its vocabulary has no token {token:?}"));
+            tokens.get(token).copied().ok_or_else(missing)
+        };
+        let mut bytes = [0; 256];
+        let mut last_bytes = [0; 256];
+        for byte in 0..=255u8 {
+            bytes[usize::from(byte)] = id(&spell(byte).to_string())?;
+            last_bytes[usize::from(byte)] = id(&format!("{}</w>", spell(byte)))?;
+        }
+        let mut table = HashMap::with_capacity(merges.len());
+        for (rank, (left, right)) in (0..).zip(&merges) {
+            table.insert((id(left)?, id(right)?), (rank, id(&format!("{left}{right}"))?));
+        }
+        let highest = tokens.values().copied().chain([start, end]).max().unwrap_or(0);
+        Ok(Self { bytes, last_bytes, merges: table, start, end, vocab_size: highest as usize + 1 })
+    }
+
+    /// The ids of `text` in a row of `context_length` (77 for all CLIP models); a text that is too long is
+    /// cut, and its last id is the end token.
+    ///
+    /// As in open_clip, a literal `<start_of_text>` or `<end_of_text>` is that control token, while
+    /// `<|startoftext|>` is plain text.
+    ///
+    /// # Panics
+    /// When `context_length` is 0.
+    pub fn encode(&self, text: &str, context_length: usize) -> ClipTokens {
+        assert!(context_length > 0, "a row without room for the end token");
+        let mut ids = vec![self.start];
+        let text = clean::clean(text);
+        for word in WORDS.find_iter(&text) {
+            // What does not fit is cut off below.
+            if ids.len() >= context_length {
+                break;
+            }
+            self.encode_word(word.as_str(), &mut ids);
+        }
+        ids.push(self.end);
+        if ids.len() > context_length {
+            ids.truncate(context_length);
+            ids[context_length - 1] = self.end;
+        }
+        ids.resize(context_length, PAD);
+        let end = ids.iter().position(|id| *id == self.end).unwrap_or(context_length - 1);
+        ClipTokens { ids, end }
+    }
+
+    /// One more than the highest id: the rows of a model's embedding table.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The id before every text.
+    pub fn start_id(&self) -> u32 {
+        self.start
+    }
+
+    /// The id after every text.
+    pub fn end_id(&self) -> u32 {
+        self.end
+    }
+
+    fn encode_word(&self, word: &str, ids: &mut Vec<u32>) {
+        match word {
+            "<start_of_text>" => ids.push(self.start),
+            "<end_of_text>" => ids.push(self.end),
+            _ => ids.extend(self.join(word)),
+        }
+    }
+
+    /// Joins the bytes of `word`: in each round, all pairs that are alike and most urgent.
+    fn join(&self, word: &str) -> Vec<u32> {
+        let Some((last, before)) = word.as_bytes().split_last() else { return Vec::new() };
+        let mut ids: Vec<u32> = before.iter().map(|byte| self.bytes[usize::from(*byte)]).collect();
+        ids.push(self.last_bytes[usize::from(*last)]);
+        let merge = |pair: &[u32]| Some((*self.merges.get(&(pair[0], pair[1]))?, (pair[0], pair[1])));
+        while let Some(((_, joined), pair)) = ids.windows(2).filter_map(merge).min() {
+            let mut kept = 0;
+            let mut at = 0;
+            while at < ids.len() {
+                let found = ids[at] == pair.0 && ids.get(at + 1) == Some(&pair.1);
+                ids[kept] = if found { joined } else { ids[at] };
+                at += if found { 2 } else { 1 };
+                kept += 1;
+            }
+            ids.truncate(kept);
+        }
+        ids
+    }
+}
+
+impl Default for ClipTokenizer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How cleaned text is cut into words. Case is ignored in the literals, which matters only for `ſ`, an
+/// `s` that stays when text is lower-cased. U+0345, a mark that counts as a variant of the letter `ι`, is
+/// neither a letter nor anything else to Python's `regex` and so left out.
+static WORDS: LazyLock<Regex> = LazyLock::new(|| {
+    clean::pattern(
+        r"(?i:<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\u{345}]+",
+    )
+});

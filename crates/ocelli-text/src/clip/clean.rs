@@ -1,0 +1,165 @@
+//! What happens to text before CLIP's byte-pair encoding: `clean_fn` "lower" of open_clip's
+//! `tokenizer.py`, which is `ftfy.fix_text` (6.3, default settings), HTML references twice, single
+//! spaces, lower case.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+use unicode_normalization::UnicodeNormalization;
+
+use super::{entities, mojibake};
+
+/// Returns `text` as CLIP sees it.
+pub(super) fn clean(text: &str) -> String {
+    let text = fix_text(text);
+    let text = entities::unescape(&entities::unescape(&text));
+    let words: Vec<&str> = text.split(is_space).filter(|word| !word.is_empty()).collect();
+    words.join(" ").to_lowercase()
+}
+
+/// Whether Python's `str.isspace` holds: white space and the four ASCII separators.
+pub(super) fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+/// Whether Python's `\w` matches: a letter, a number or `_`.
+pub(super) fn is_word(c: char) -> bool {
+    static WORD: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\p{L}\p{N}_]"));
+    match c {
+        '\0'..='\x7f' => c.is_ascii_alphanumeric() || c == '_',
+        _ => WORD.is_match(c.encode_utf8(&mut [0; 4])),
+    }
+}
+
+/// Compiles one of this crate's own patterns.
+pub(super) fn pattern(pattern: &str) -> Regex {
+    Regex::new(pattern).expect("our own pattern is well-formed")
+}
+
+/// Repairs `text` line by line, as ftfy does.
+fn fix_text(text: &str) -> String {
+    // Markup from here on means that references are meant literally.
+    let mut unescape = true;
+    let mut fixed = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        for segment in segments(line) {
+            unescape &= !segment.contains('<');
+            fixed += &fix_segment(segment, unescape);
+        }
+    }
+    fixed
+}
+
+/// Cuts a line after every million characters.
+fn segments(line: &str) -> impl Iterator<Item = &str> {
+    const LONGEST: usize = 1_000_000;
+    let mut rest = line;
+    std::iter::from_fn(move || {
+        let end = rest.char_indices().nth(LONGEST).map_or(rest.len(), |(at, _)| at);
+        let (segment, after) = rest.split_at(end);
+        rest = after;
+        (!segment.is_empty()).then_some(segment)
+    })
+}
+
+/// Repeats all repairs until they change nothing.
+fn fix_segment(segment: &str, unescape: bool) -> String {
+    static TERMINAL_ESCAPE: LazyLock<Regex> = LazyLock::new(|| pattern(r"\x1b\[[\d;]*[a-zA-Z]"));
+    let mut text = segment.to_owned();
+    loop {
+        let mut fixed = if unescape { entities::unescape_closed(&text) } else { text.clone() };
+        if !fixed.is_ascii() {
+            fixed = mojibake::fix_c1_controls(&mojibake::fix_encoding(&fixed));
+            fixed = straighten(&fixed);
+        }
+        fixed = fixed.replace("\r\n", "\n").replace(['\r', '\u{2028}', '\u{2029}', '\u{85}'], "\n");
+        fixed = TERMINAL_ESCAPE.replace_all(&fixed, "").into_owned();
+        fixed.retain(|c| !is_control(c));
+        if !fixed.is_ascii() {
+            fixed = fixed.nfc().collect();
+        }
+        if fixed == text {
+            return text;
+        }
+        text = fixed;
+    }
+}
+
+/// Takes Latin ligatures apart, brings full and half width to the usual width, makes quotes straight.
+fn straighten(text: &str) -> String {
+    let mut result = String::with_capacity(text.len());
+    for c in text.chars() {
+        match ligature(c) {
+            Some(letters) => result.extend(letters.chars().map(straight_quote)),
+            None if c == '\u{3000}' => result.push(' '),
+            None if ('\u{ff01}'..='\u{ffef}').contains(&c) => result.extend(c.nfkc()),
+            None => result.push(straight_quote(c)),
+        }
+    }
+    result
+}
+
+fn ligature(c: char) -> Option<&'static str> {
+    Some(match c {
+        'Ĳ' => "IJ",
+        'ĳ' => "ij",
+        'ŉ' => "ʼn",
+        'Ǳ' => "DZ",
+        'ǲ' => "Dz",
+        'ǳ' => "dz",
+        'Ǆ' => "DŽ",
+        'ǅ' => "Dž",
+        'ǆ' => "dž",
+        'Ǉ' => "LJ",
+        'ǈ' => "Lj",
+        'ǉ' => "lj",
+        'Ǌ' => "NJ",
+        'ǋ' => "Nj",
+        'ǌ' => "nj",
+        'ﬀ' => "ff",
+        'ﬁ' => "fi",
+        'ﬂ' => "fl",
+        'ﬃ' => "ffi",
+        'ﬄ' => "ffl",
+        'ﬅ' => "ſt",
+        'ﬆ' => "st",
+        _ => return None,
+    })
+}
+
+fn straight_quote(c: char) -> char {
+    match c {
+        '\u{2bc}' | '\u{2018}'..='\u{201b}' => '\'',
+        '\u{201c}'..='\u{201f}' => '"',
+        _ => c,
+    }
+}
+
+/// Control characters that show nothing; joiners and direction marks are kept.
+fn is_control(c: char) -> bool {
+    matches!(c,
+        '\0'..='\u{8}' | '\u{b}' | '\u{e}'..='\u{1f}' | '\u{7f}' | '\u{206a}'..='\u{206f}'
+        | '\u{feff}' | '\u{fff9}'..='\u{fffc}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cleans_as_open_clip_does() {
+        let pairs = [
+            ("  A\u{a0}Photo\tof\n\na CAT ", "a photo of a cat"),
+            ("Broken text&hellip; it&#x2019;s ﬂubberiﬁc!", "broken text… it's flubberific!"),
+            ("ＬＯＵＤ　ＮＯＩＳＥＳ Ｕﾀｰﾝ", "loud noises uターン"),
+            ("\x1b[36;44mblue\x1b[0m\u{0}\u{feff}", "blue"),
+            ("“quoted” ‘text’", "\"quoted\" 'text'"),
+            ("&amp;amp;lt;", "<"),
+            ("<b>&EACUTE;</b>", "<b>&eacute;</b>"),
+            ("ΑΣ ΌΔΟΣ İ", "ας όδος i\u{307}"),
+        ];
+        for (text, expected) in pairs {
+            assert_eq!(clean(text), expected, "{text:?}");
+        }
+    }
+}
