@@ -4,8 +4,12 @@ use std::path::PathBuf;
 
 use safetensors::{Dtype, SafeTensors};
 
-/// `tests/fixtures` of this repository.
+/// `tests/fixtures` of this repository, or the folder that `OCELLI_FIXTURES` names: fixtures of another
+/// seed, made by `reference/make_fixtures.py`.
 pub fn fixtures_dir() -> PathBuf {
+    if let Some(dir) = std::env::var_os("OCELLI_FIXTURES") {
+        return PathBuf::from(dir);
+    }
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures"))
 }
 
