@@ -15,7 +15,7 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::F) -> S::F {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     const COEFFICIENTS: [f32; 6] =
-        [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1];
+        [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
     // SAFETY: the caller guarantees the instruction set.
     unsafe {
         let x = S::min(S::max(x, S::splat(-87.3)), S::splat(88.0));
@@ -43,7 +43,7 @@ pub(crate) unsafe fn erf<S: Simd>(x: S::F) -> S::F {
         -2.101_024e-6,
         -5.692_506_4e-5,
         -7.349_906_2e-4,
-        -2.954_599_8e-3,
+        -2.954_6e-3,
         -1.609_603_3e-2,
     ];
     const DENOMINATOR: [f32; 5] =

@@ -103,7 +103,6 @@ pub(crate) trait Elem: Copy + Send + Sync + 'static {
     unsafe fn load_partial<S: Simd>(p: *const Self, n: usize) -> S::F;
     /// The first `n <= 16` lanes to memory.
     unsafe fn store_partial<S: Simd>(p: *mut Self, n: usize, v: S::F);
-    fn to_f32(self) -> f32;
     fn from_f32(x: f32) -> Self;
 }
 
@@ -127,9 +126,6 @@ impl Elem for f32 {
     unsafe fn store_partial<S: Simd>(p: *mut Self, n: usize, v: S::F) {
         // SAFETY: as above.
         unsafe { S::store_partial(p, n, v) }
-    }
-    fn to_f32(self) -> f32 {
-        self
     }
     fn from_f32(x: f32) -> Self {
         x
@@ -156,9 +152,6 @@ impl Elem for bf16 {
     unsafe fn store_partial<S: Simd>(p: *mut Self, n: usize, v: S::F) {
         // SAFETY: the caller's promise is the callee's.
         unsafe { S::store_bf16_partial(p, n, v) }
-    }
-    fn to_f32(self) -> f32 {
-        bf16::to_f32(self)
     }
     fn from_f32(x: f32) -> Self {
         bf16::from_f32(x)
