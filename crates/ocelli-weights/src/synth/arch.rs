@@ -185,7 +185,7 @@ impl SynthArch {
     }
 
     /// `config.json`, with the fields Apple's has.
-    pub(super) fn config(self, seed: u64) -> Value {
+    pub fn config(self, seed: u64) -> Value {
         let s = self.sizes();
         json!({
             "architectures": ["LlavaQwen2ForCausalLM"],
