@@ -150,8 +150,12 @@ impl Hub {
     /// # Errors
     /// When the server has none, refuses, or cannot be reached.
     pub fn list(&self, id: &ModelId) -> Result<Listing, HubError> {
-        let url = format!("{}/api/models/{}/revision/main?blobs=true", self.endpoint, id.as_str());
-        let mut response = self.get(&url, None)?;
+        let url = format!("{}/api/models/{}", self.endpoint, id.as_str());
+        let mut response = self.get(&format!("{url}/revision/main?blobs=true"), None)?;
+        if response.status().as_u16() == 404 {
+            // Some mirrors know no revisions.
+            response = self.get(&format!("{url}?blobs=true"), None)?;
+        }
         self.check(&response, id, &format!("model {}", id.as_str()))?;
         let text = response.body_mut().read_to_string().map_err(|e| self.unreachable(&e))?;
         let not_a_hub = |reason: String| HubError::NotAHub { endpoint: self.endpoint.clone(), reason };
@@ -176,6 +180,9 @@ impl Hub {
             let request = self.agent.head(&url).config().max_redirects(0).build();
             let response = self.authorized(request, &url).call().map_err(|e| self.unreachable(&e))?;
             let text = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
+            if matches!(response.status().as_u16(), 405 | 501) {
+                return Ok(()); // A mirror without HEAD: nothing more to learn.
+            }
             let redirect = response.status().is_redirection();
             let tag = text("x-linked-etag").or_else(|| if redirect { None } else { text("etag") });
             let size = text("x-linked-size").or_else(|| if redirect { None } else { text("content-length") });

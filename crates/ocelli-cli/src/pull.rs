@@ -45,14 +45,19 @@ pub fn pull(name: &str, endpoint: Option<&str>, as_json: bool) -> anyhow::Result
         if file.hash.is_none() || file.bytes.is_none() {
             hub.describe(&id, file)?;
         }
+        if file.hash.is_none() {
+            eprintln!("ocelli: the server tells no hash of {}: it cannot be checked", file.name);
+        }
     }
     let dir = id.dir();
     std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     let _lock = lock(&dir, &id)?;
     let taken = bring(&hub, &id, &listing, &dir)?;
     let bytes: u64 = listing.files.iter().filter_map(|file| file.bytes).sum();
+    let unchecked = listing.files.iter().filter(|file| file.hash.is_none()).count();
+    let checked = if unchecked == 0 { "all".to_owned() } else { format!("all but {unchecked}") };
     eprintln!(
-        "{}: {} files, {}, {taken} downloaded, all checked",
+        "{}: {} files, {}, {taken} downloaded, {checked} checked",
         id.as_str(),
         listing.files.len(),
         size(bytes)
