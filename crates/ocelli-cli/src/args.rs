@@ -8,7 +8,7 @@ use ocelli::SynthArch;
 
 /// Vision-language on your own machine; nothing leaves it.
 #[derive(Parser)]
-#[command(name = "ocelli", version, about)]
+#[command(name = "ocelli", version)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -21,7 +21,7 @@ pub enum Command {
     /// Describe pictures, one result each
     Caption {
         /// Picture files
-        #[arg(required = true)]
+        #[arg(required = true, value_name = "IMAGE")]
         images: Vec<PathBuf>,
         #[command(flatten)]
         model: ModelArgs,
@@ -67,10 +67,10 @@ pub enum Command {
         /// Picture file
         image: PathBuf,
         /// The question
-        #[arg(long)]
+        #[arg(long, value_name = "TEXT")]
         prompt: String,
         /// Safetensors file to write
-        #[arg(long)]
+        #[arg(long, value_name = "FILE")]
         out: PathBuf,
         #[command(flatten)]
         model: ModelArgs,
@@ -85,7 +85,7 @@ pub enum Command {
         /// Directory to write
         dir: PathBuf,
         /// Same seed, same weights
-        #[arg(long, default_value_t = 1)]
+        #[arg(long, value_name = "N", default_value_t = 1)]
         seed: u64,
         /// Replace an earlier synth model in the directory
         #[arg(long)]
@@ -139,6 +139,7 @@ pub enum Command {
 
 /// Which model, and how it runs.
 #[derive(Args, Clone)]
+#[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// Model directory, or the name of a pulled model; without it, a random tiny model
     #[arg(long, value_name = "DIR|ID")]
@@ -146,13 +147,13 @@ pub struct ModelArgs {
     /// Take the vision tower from this checkpoint (for language-only MLX models)
     #[arg(long, value_name = "DIR")]
     pub vision: Option<PathBuf>,
-    /// Where to run
+    /// Where to run; gpu is not supported yet
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub device: Device,
     /// Threads; 0 is one for each core
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
-    /// Compute type
+    /// Compute type: f32 is exact and takes twice the memory; auto is bf16
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     pub dtype: Dtype,
 }
@@ -160,51 +161,46 @@ pub struct ModelArgs {
 /// Where to run.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
-    /// The best that is supported here
     Auto,
-    /// The processor
     Cpu,
-    /// Not supported yet
     Gpu,
 }
 
 /// Compute type.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
-    /// bf16
     Auto,
-    /// 32 bits: exact, twice the memory
     F32,
-    /// 16 bits with the range of f32
     Bf16,
 }
 
 /// How pictures are read and tokens chosen.
 #[derive(Args, Clone)]
+#[command(next_help_heading = "Answer")]
 pub struct GenerateArgs {
     /// One JSON object a result on stdout
     #[arg(long)]
     pub json: bool,
     /// Most tokens to generate
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256)]
     pub max_tokens: usize,
     /// How freely tokens are drawn; 0 is greedy, always the most likely one
-    #[arg(long, default_value_t = 0.0, value_parser = not_negative)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = not_negative)]
     pub temperature: f32,
     /// Keep the most likely tokens with this total probability
-    #[arg(long, default_value_t = 1.0, value_parser = positive_share)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = positive_share)]
     pub top_p: f32,
     /// Keep this many of the most likely tokens; 0 keeps all
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub top_k: usize,
     /// Keep tokens this likely relative to the most likely one
-    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share)]
     pub min_p: f32,
     /// Above 1, avoid tokens that were generated before
-    #[arg(long, default_value_t = 1.0, value_parser = positive)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = positive)]
     pub repetition_penalty: f32,
     /// Same seed, same text
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// End the answer before this text; may be repeated
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
@@ -215,35 +211,31 @@ pub struct GenerateArgs {
     /// Replace the system message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
-    /// How a picture becomes a square
-    #[arg(long, value_enum, default_value_t = FitArg::Pad)]
+    /// How a picture becomes a square: put on black, or the middle cut out
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = FitArg::Pad, help_heading = "Pictures")]
     pub fit: FitArg,
     /// Side of the square in pixels, a multiple of 64; the default is the checkpoint's own
-    #[arg(long, value_name = "PX")]
+    #[arg(long, value_name = "PX", help_heading = "Pictures")]
     pub resolution: Option<usize>,
-    /// Whether EXIF orientation is applied
-    #[arg(long, value_enum, default_value_t = OrientationArg::Exif)]
+    /// Turn pictures upright as their EXIF data say, or ignore it
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = OrientationArg::Exif, help_heading = "Pictures")]
     pub orientation: OrientationArg,
     /// Refuse pictures with more pixels
-    #[arg(long, default_value_t = 178_956_970)]
+    #[arg(long, value_name = "N", default_value_t = 178_956_970, help_heading = "Pictures")]
     pub max_pixels: u64,
 }
 
 /// How a picture becomes a square.
 #[derive(ValueEnum, Clone, Copy)]
 pub enum FitArg {
-    /// On a black square, nothing is lost
     Pad,
-    /// The middle is cut out
     Crop,
 }
 
 /// Whether EXIF orientation is applied.
 #[derive(ValueEnum, Clone, Copy)]
 pub enum OrientationArg {
-    /// Turn the picture upright
     Exif,
-    /// Leave it as it is stored
     Ignore,
 }
 

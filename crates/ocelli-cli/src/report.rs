@@ -24,38 +24,47 @@ pub fn inspect(model: &str, vision: Option<&Path>, as_json: bool) -> anyhow::Res
             "total_bytes": plan.total(),
         }))
     };
-    let report = json!({
-        "model": dir.display().to_string(),
-        "family": checkpoint.report.family.name(),
-        "folded": checkpoint.report.folded,
-        "stored_dtypes": stored_types(&checkpoint),
-        "stored_bytes": weights.iter().map(|t| t.bytes as u64).sum::<u64>(),
-        "vision": {
-            "widths": config.vision.widths,
-            "blocks": config.vision.blocks,
-            "parameters": weights.parameter_count("vision."),
-            "image_size": config.image_size,
-            "image_tokens": (config.image_size / config.vision.stride).pow(2),
-        },
-        "language": {
-            "layers": config.num_layers,
-            "hidden_size": config.hidden_size,
-            "intermediate_size": config.intermediate_size,
-            "heads": config.num_heads,
-            "kv_heads": config.num_kv_heads,
-            "vocab_size": config.vocab_size,
-            "tied_head": config.tie,
-            "parameters": weights.parameter_count("language."),
-        },
-        "projector_parameters": weights.parameter_count("projector."),
-        "ignored_tensors": checkpoint.report.ignored.len(),
-        "licence": licence_file(dir).map(|p| p.display().to_string()),
-        "memory": {
-            "bf16": memory(DType::Bf16)?,
-            "f32": memory(DType::F32)?,
-            "available_bytes": available_memory_bytes(),
-        },
-    });
+    let report = [
+        ("model", json!(dir.display().to_string())),
+        ("family", json!(checkpoint.report.family.name())),
+        ("folded", json!(checkpoint.report.folded)),
+        ("stored_dtypes", json!(stored_types(&checkpoint))),
+        ("stored_bytes", json!(weights.iter().map(|t| t.bytes as u64).sum::<u64>())),
+        ("licence", json!(licence_file(dir).map(|p| p.display().to_string()))),
+        (
+            "vision",
+            json!({
+                "widths": config.vision.widths,
+                "blocks": config.vision.blocks,
+                "parameters": weights.parameter_count("vision."),
+                "image_size": config.image_size,
+                "image_tokens": (config.image_size / config.vision.stride).pow(2),
+            }),
+        ),
+        (
+            "language",
+            json!({
+                "layers": config.num_layers,
+                "hidden_size": config.hidden_size,
+                "intermediate_size": config.intermediate_size,
+                "heads": config.num_heads,
+                "kv_heads": config.num_kv_heads,
+                "vocab_size": config.vocab_size,
+                "tied_head": config.tie,
+                "parameters": weights.parameter_count("language."),
+            }),
+        ),
+        ("projector_parameters", json!(weights.parameter_count("projector."))),
+        ("ignored_tensors", json!(checkpoint.report.ignored.len())),
+        (
+            "memory",
+            json!({
+                "bf16": memory(DType::Bf16)?,
+                "f32": memory(DType::F32)?,
+                "available_bytes": available_memory_bytes(),
+            }),
+        ),
+    ];
     print(&report, as_json)
 }
 
@@ -63,21 +72,21 @@ pub fn inspect(model: &str, vision: Option<&Path>, as_json: bool) -> anyhow::Res
 pub fn doctor(as_json: bool) -> anyhow::Result<bool> {
     let kernels = Isa::detect()?;
     let (processor, features) = processor();
-    let report = json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "system": format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        "processor": processor,
-        "cpu_features": features,
-        "available_kernels": Isa::available().iter().map(|isa| isa.name()).collect::<Vec<_>>(),
-        "available_memory_bytes": available_memory_bytes(),
-        "home": home().display().to_string(),
-        "models": models().display().to_string(),
-        "kept_models": kept_names(),
-        "kernels": kernels.name(),
-        "threads": available_threads(),
-        "dtype": "bf16",
-        "device": "cpu",
-    });
+    let report = [
+        ("version", json!(env!("CARGO_PKG_VERSION"))),
+        ("system", json!(format!("{} {}", std::env::consts::OS, std::env::consts::ARCH))),
+        ("processor", json!(processor)),
+        ("cpu_features", json!(features)),
+        ("available_kernels", json!(Isa::available().iter().map(|isa| isa.name()).collect::<Vec<_>>())),
+        ("available_memory_bytes", json!(available_memory_bytes())),
+        ("home", json!(home().display().to_string())),
+        ("models", json!(models().display().to_string())),
+        ("kept_models", json!(kept_names())),
+        ("kernels", json!(kernels.name())),
+        ("threads", json!(available_threads())),
+        ("dtype", json!("bf16")),
+        ("device", json!("cpu")),
+    ];
     print(&report, as_json)
 }
 
@@ -115,33 +124,35 @@ fn processor() -> (Option<String>, Vec<String>) {
     (field(["model name", "Processor"]).map(str::to_owned), features)
 }
 
-fn print(report: &Value, as_json: bool) -> anyhow::Result<bool> {
+/// Text keeps the order of the fields.
+fn print(report: &[(&str, Value)], as_json: bool) -> anyhow::Result<bool> {
     let mut text = String::new();
     if as_json {
-        text = format!("{report}\n");
+        let fields = report.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        text = format!("{}\n", Value::Object(fields.collect()));
     } else {
-        write_text(report, 0, &mut text);
+        report.iter().for_each(|(name, value)| write_text(name, value, 0, &mut text));
     }
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(true)
 }
 
-fn write_text(report: &Value, indent: usize, out: &mut String) {
-    let Value::Object(fields) = report else { return };
-    for (name, value) in fields {
-        let pad = " ".repeat(indent);
-        if value.is_object() {
-            *out += &format!("{pad}{name}:\n");
-            write_text(value, indent + 2, out);
-        } else {
-            *out += &format!("{pad}{name}: {}\n", shown(name, value));
-        }
+fn write_text(name: &str, value: &Value, indent: usize, out: &mut String) {
+    let label = name.trim_end_matches("_bytes").replace('_', " ");
+    *out += &format!("{:indent$}{label}:", "");
+    if let Value::Object(fields) = value {
+        *out += "\n";
+        fields.iter().for_each(|(name, value)| write_text(name, value, indent + 2, out));
+    } else {
+        *out += &format!(" {}\n", shown(name, value));
     }
 }
 
 fn shown(name: &str, value: &Value) -> String {
     match value {
+        Value::Null if name == "licence" => "no licence file found".to_owned(),
         Value::Null => "unknown".to_owned(),
+        Value::Bool(value) => if *value { "yes" } else { "no" }.to_owned(),
         Value::String(text) => text.clone(),
         Value::Array(values) if values.is_empty() => "none".to_owned(),
         Value::Array(values) => values.iter().map(|v| shown("", v)).collect::<Vec<_>>().join(", "),

@@ -32,7 +32,7 @@ fn kept_models_are_listed() {
     assert_eq!(listed[0]["id"], "mine");
     assert_eq!(listed[0]["origin"], "synthetic");
     assert_eq!(listed[0]["family"], "Apple llava_qwen2");
-    assert_eq!(listed[0]["stored_dtypes"], json!(["BF16"]));
+    assert_eq!(listed[0]["stored_dtypes"], json!(["bf16"]));
     assert!(listed[0]["bytes"].as_u64().expect("bytes") > 100_000);
     assert_eq!(
         (listed[1]["id"].as_str(), listed[1]["origin"].as_str()),
