@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::args::{Cli, FitArg, GenerateArgs, ModelArgs, OrientationArg};
 use crate::home::PullRecord;
-use crate::message::{is_closed_pipe, message};
+use crate::message::{is_closed_pipe, message, printable};
 use crate::model::load;
 
 const CAPTION_PROMPT: &str = "Describe the image.";
@@ -84,9 +84,12 @@ impl Session {
     /// Generate and print: streamed text, or one JSON object.
     fn answer(&self, request: &Request, image: Option<&str>) -> anyhow::Result<Answer> {
         let mut out = std::io::stdout();
+        let terminal = out.is_terminal();
         let mut written = Ok(());
         let answer = self.model.generate(request, &mut |piece| {
             if !self.generate.json && written.is_ok() {
+                // What a picture makes a model say must not drive the terminal.
+                let piece = if terminal { printable(piece) } else { piece.to_owned() };
                 written = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
                 if written.is_err() {
                     self.cancel.cancel();

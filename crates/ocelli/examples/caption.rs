@@ -54,9 +54,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         model.threads()
     );
     eprintln!(
-        "image {:.0} ms, encoder {:.0} ms, prefill {:.0} ms, first token after {:.0} ms, then {:.1} tokens/s",
-        timings.preprocess_ms, timings.encode_ms, timings.prefill_ms, timings.ttft_ms, timings.tokens_per_s
+        "image {:.0} ms, encoder {:.0} ms, prefill {:.0} ms, first token after {:.0} ms",
+        timings.preprocess_ms, timings.encode_ms, timings.prefill_ms, timings.ttft_ms
     );
+    // Absent when the answer was cancelled or had a single token.
+    if timings.tokens_per_s > 0.0 {
+        eprintln!("{:.1} tokens/s after the first", timings.tokens_per_s);
+    }
 
     // The picture's embeddings and the prompt are still in memory: only what is new is computed.
     request.cancel.reset();
