@@ -82,7 +82,9 @@ pub fn find(name: &str) -> anyhow::Result<PathBuf> {
     }
     // A model kept under exactly this name goes before what a short name stands for.
     let as_written = models().join(name);
-    let id = ModelId::parse(name).with_context(|| format!("no model `{}`", name.escape_default()))?;
+    let Ok(id) = ModelId::parse(name) else {
+        bail!("no model `{}`: there is no such directory", name.escape_default());
+    };
     let dir = if !name.contains('/') && as_written.is_dir() { as_written } else { id.dir() };
     if !dir.is_dir() {
         let hint = if id.is_repository() { format!("; `ocelli pull {name}` gets it") } else { String::new() };

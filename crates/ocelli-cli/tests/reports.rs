@@ -128,7 +128,7 @@ fn write_huge(dir: &Path) {
         begin = end;
     }
     let mut header = Value::Object(header).to_string();
-    while header.len() % 8 != 0 {
+    while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
     let mut file = std::fs::File::create(dir.join("model.safetensors")).expect("file");
