@@ -5,13 +5,17 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use clap::CommandFactory;
+use clap::error::ErrorKind;
 use ocelli::{
     Answer, CancelToken, FastVlm, Fit, Image, ImageOptions, Orientation, Request, Role, Sampling, Turn,
 };
 use safetensors::tensor::TensorView;
 use serde_json::json;
 
-use crate::args::{FitArg, GenerateArgs, ModelArgs, OrientationArg};
+use crate::args::{Cli, FitArg, GenerateArgs, ModelArgs, OrientationArg};
+use crate::home::PullRecord;
+use crate::message::{is_closed_pipe, message, printable};
 use crate::model::load;
 
 const CAPTION_PROMPT: &str = "Describe the image.";
@@ -37,7 +41,8 @@ impl Session {
             }
             on_interrupt.cancel();
         })?;
-        let name = dir.file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
+        let folder = || dir.file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
+        let name = PullRecord::read(&dir).map_or_else(folder, |record| record.id);
         Ok(Self { model, name, load_ms, generate: generate.clone(), cancel })
     }
 
@@ -79,17 +84,21 @@ impl Session {
     /// Generate and print: streamed text, or one JSON object.
     fn answer(&self, request: &Request, image: Option<&str>) -> anyhow::Result<Answer> {
         let mut out = std::io::stdout();
+        let terminal = out.is_terminal();
+        let mut written = Ok(());
         let answer = self.model.generate(request, &mut |piece| {
-            if !self.generate.json {
-                // A closed pipe is noticed at the end.
-                let _ = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
+            if !self.generate.json && written.is_ok() {
+                // What a picture makes a model say must not drive the terminal.
+                let piece = if terminal { printable(piece) } else { piece.to_owned() };
+                written = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
+                if written.is_err() {
+                    self.cancel.cancel();
+                }
             }
         })?;
-        if self.generate.json {
-            println!("{}", self.json(&answer, image));
-        } else {
-            println!();
-        }
+        written.context("writing the answer")?;
+        let end = if self.generate.json { self.json(&answer, image).to_string() } else { String::new() };
+        writeln!(out, "{end}").context("writing the answer")?;
         Ok(answer)
     }
 
@@ -136,8 +145,11 @@ impl Session {
                 .map_err(anyhow::Error::from)
                 .and_then(|image| self.answer(&self.ask(question, vec![image]), Some(&name)));
             if let Err(error) = result {
+                if is_closed_pipe(&error) {
+                    return Err(error);
+                }
                 all_well = false;
-                self.report(&name, &error);
+                self.report(&name, &error)?;
             }
             if self.cancel.is_cancelled() {
                 return Ok(false);
@@ -146,11 +158,13 @@ impl Session {
         Ok(all_well)
     }
 
-    fn report(&self, image: &str, error: &anyhow::Error) {
-        eprintln!("ocelli: {error:#}");
+    fn report(&self, image: &str, error: &anyhow::Error) -> anyhow::Result<()> {
+        let error = message(error);
+        eprintln!("ocelli: {error}");
         if self.generate.json {
-            println!("{}", json!({"image": image, "error": format!("{error:#}")}));
+            writeln!(std::io::stdout(), "{}", json!({"image": image, "error": error}))?;
         }
+        Ok(())
     }
 }
 
@@ -167,6 +181,10 @@ pub fn ask(
     generate: &GenerateArgs,
 ) -> anyhow::Result<bool> {
     let Some((question, images)) = words.split_last() else { bail!("a question is missing") };
+    if Path::new(question).is_file() {
+        let hint = format!("the last argument is the question, but `{question}` is a file: add a question");
+        Cli::command().error(ErrorKind::MissingRequiredArgument, hint).exit();
+    }
     let images: Vec<PathBuf> = images.iter().map(PathBuf::from).collect();
     let session = Session::new(model, generate)?;
     if !images.is_empty() && !together {
@@ -182,33 +200,71 @@ pub fn ask(
 /// `ocelli chat`.
 pub fn chat(image: Option<&Path>, model: &ModelArgs, generate: &GenerateArgs) -> anyhow::Result<bool> {
     let session = Session::new(model, generate)?;
-    let (mut turns, mut images) = (Vec::new(), Vec::new());
-    let mut waiting = image.map(|path| session.open(path)).transpose()?.into_iter().collect::<Vec<_>>();
+    let mut chat = Chat { session: &session, turns: vec![], images: vec![], waiting: vec![] };
+    if let Some(path) = image {
+        chat.add(path)?;
+    }
     let stdin = std::io::stdin();
     let prompt = || {
         if stdin.is_terminal() {
             eprint!("> ");
         }
     };
+    let mut all_well = true;
     prompt();
     for line in stdin.lock().lines() {
         let line = line?;
         session.cancel.reset();
-        if let Some(path) = line.strip_prefix("/image ") {
-            match session.open(Path::new(path.trim())) {
-                Ok(image) => waiting.push(image),
-                Err(error) => eprintln!("ocelli: {error}"),
+        let result = match line.strip_prefix("/image") {
+            Some(path) if path.trim().is_empty() => Err(anyhow::anyhow!("/image needs a file: /image FILE")),
+            Some(path) if path.starts_with(' ') => chat.add(Path::new(path.trim())),
+            _ if line.trim().is_empty() => Ok(()),
+            _ => chat.ask(line),
+        };
+        if let Err(error) = result {
+            if is_closed_pipe(&error) {
+                return Err(error);
             }
-        } else if !line.trim().is_empty() {
-            turns.push(Turn { role: Role::User, text: line, images: waiting.len() });
-            images.append(&mut waiting);
-            let answer = session.answer(&session.request(turns.clone(), images.clone()), None)?;
-            turns.push(Turn { role: Role::Assistant, text: answer.text, images: 0 });
-            session.cancel.reset();
+            all_well = false;
+            eprintln!("ocelli: {}", message(&error));
         }
+        session.cancel.reset();
         prompt();
     }
-    Ok(true)
+    Ok(all_well)
+}
+
+/// A conversation.
+struct Chat<'a> {
+    session: &'a Session,
+    turns: Vec<Turn>,
+    /// Pictures of all turns.
+    images: Vec<Image>,
+    /// Pictures of the next question, with their names.
+    waiting: Vec<(String, Image)>,
+}
+
+impl Chat<'_> {
+    fn add(&mut self, path: &Path) -> anyhow::Result<()> {
+        let image = self.session.open(path)?;
+        self.waiting.push((path.display().to_string(), image));
+        Ok(())
+    }
+
+    /// Answer one more question; a question that fails leaves the conversation as it was.
+    fn ask(&mut self, question: String) -> anyhow::Result<()> {
+        let mut turns = self.turns.clone();
+        turns.push(Turn { role: Role::User, text: question, images: self.waiting.len() });
+        let mut images = self.images.clone();
+        images.extend(self.waiting.iter().map(|(_, image)| image.clone()));
+        let names = self.waiting.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+        let name = (!names.is_empty()).then_some(&names[..]);
+        let answer = self.session.answer(&self.session.request(turns.clone(), images.clone()), name)?;
+        turns.push(Turn { role: Role::Assistant, text: answer.text, images: 0 });
+        (self.turns, self.images) = (turns, images);
+        self.waiting.clear();
+        Ok(())
+    }
 }
 
 /// `ocelli trace`.
@@ -233,5 +289,17 @@ pub fn trace(
     safetensors::serialize_to_file(views, metadata, out)
         .with_context(|| format!("writing {}", out.display()))?;
     eprintln!("wrote {} stages to {}", stages.len(), out.display());
+    if generate.json {
+        let stages: Vec<_> = stages.iter().map(|s| json!({"name": s.name, "shape": s.shape})).collect();
+        let report = json!({
+            "image": image.display().to_string(),
+            "out": out.display().to_string(),
+            "stages": stages,
+            "model": session.name,
+            "device": "cpu",
+            "kernels": session.model.kernels(),
+        });
+        writeln!(std::io::stdout(), "{report}")?;
+    }
     Ok(true)
 }

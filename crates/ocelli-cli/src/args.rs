@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ocelli::SynthArch;
 
 /// Vision-language on your own machine; nothing leaves it.
 #[derive(Parser)]
-#[command(name = "ocelli", version, about)]
+#[command(name = "ocelli", version)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -19,7 +21,7 @@ pub enum Command {
     /// Describe pictures, one result each
     Caption {
         /// Picture files
-        #[arg(required = true)]
+        #[arg(required = true, value_name = "IMAGE")]
         images: Vec<PathBuf>,
         #[command(flatten)]
         model: ModelArgs,
@@ -50,8 +52,9 @@ pub enum Command {
     },
     /// Show a model's family, sizes, types and memory plan without loading it
     Inspect {
-        /// Model directory
-        dir: PathBuf,
+        /// Model directory, or the name of a pulled model
+        #[arg(value_name = "DIR|ID")]
+        model: String,
         /// Take the vision tower from this checkpoint
         #[arg(long, value_name = "DIR")]
         vision: Option<PathBuf>,
@@ -64,10 +67,10 @@ pub enum Command {
         /// Picture file
         image: PathBuf,
         /// The question
-        #[arg(long)]
+        #[arg(long, value_name = "TEXT")]
         prompt: String,
         /// Safetensors file to write
-        #[arg(long)]
+        #[arg(long, value_name = "FILE")]
         out: PathBuf,
         #[command(flatten)]
         model: ModelArgs,
@@ -77,15 +80,49 @@ pub enum Command {
     /// Make a random checkpoint at a real size, for measuring: its words mean nothing
     Synth {
         /// fastvlm-tiny, fastvlm-0.5b, fastvlm-1.5b or fastvlm-7b
-        arch: String,
+        #[arg(value_parser = str::parse::<SynthArch>)]
+        arch: SynthArch,
         /// Directory to write
         dir: PathBuf,
         /// Same seed, same weights
-        #[arg(long, default_value_t = 1)]
+        #[arg(long, value_name = "N", default_value_t = 1)]
         seed: u64,
         /// Replace an earlier synth model in the directory
         #[arg(long)]
         force: bool,
+        /// One JSON object about what was written
+        #[arg(long)]
+        json: bool,
+    },
+    /// Get a model from the hub, or finish a pull that was stopped; the only command that uses the network
+    ///
+    /// Models go under $OCELLI_HOME/models (default ~/.local/share/ocelli/models) and are found by the same
+    /// name with --model. HF_TOKEN is sent to the server where it is set.
+    Pull {
+        /// fastvlm-0.5b, fastvlm-1.5b, fastvlm-7b or ORG/REPO
+        #[arg(value_name = "ID")]
+        model: String,
+        /// Server to take it from [default: $HF_ENDPOINT, else https://huggingface.co]
+        #[arg(long, value_name = "URL")]
+        endpoint: Option<String>,
+        /// One JSON object instead of the directory
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the models that are kept here
+    List {
+        /// One JSON object a model
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a model that is kept here
+    Rm {
+        /// Its name, as `ocelli list` shows it
+        #[arg(value_name = "ID")]
+        model: String,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
     },
     /// Show CPU features, threads, memory and where models live
     Doctor {
@@ -102,20 +139,21 @@ pub enum Command {
 
 /// Which model, and how it runs.
 #[derive(Args, Clone)]
+#[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Model directory, or its name under $OCELLI_HOME/models; without it, a random tiny model
+    /// Model directory, or the name of a pulled model; without it, a random tiny model
     #[arg(long, value_name = "DIR|ID")]
     pub model: Option<String>,
     /// Take the vision tower from this checkpoint (for language-only MLX models)
     #[arg(long, value_name = "DIR")]
     pub vision: Option<PathBuf>,
-    /// Where to run
+    /// Where to run; gpu is not supported yet
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub device: Device,
     /// Threads; 0 is one for each core
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
-    /// Compute type; auto is bf16
+    /// Compute type: f32 is exact and takes twice the memory; auto is bf16
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     pub dtype: Dtype,
 }
@@ -138,51 +176,52 @@ pub enum Dtype {
 
 /// How pictures are read and tokens chosen.
 #[derive(Args, Clone)]
+#[command(next_help_heading = "Answer")]
 pub struct GenerateArgs {
     /// One JSON object a result on stdout
     #[arg(long)]
     pub json: bool,
     /// Most tokens to generate
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256)]
     pub max_tokens: usize,
-    /// 0 is greedy
-    #[arg(long, default_value_t = 0.0)]
+    /// How freely tokens are drawn; 0 is greedy, always the most likely one
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = not_negative)]
     pub temperature: f32,
     /// Keep the most likely tokens with this total probability
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = positive_share)]
     pub top_p: f32,
     /// Keep this many of the most likely tokens; 0 keeps all
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub top_k: usize,
     /// Keep tokens this likely relative to the most likely one
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share)]
     pub min_p: f32,
     /// Above 1, avoid tokens that were generated before
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = positive)]
     pub repetition_penalty: f32,
     /// Same seed, same text
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// End the answer before this text; may be repeated
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub stop: Vec<String>,
     /// Go on after an end token
     #[arg(long)]
     pub ignore_eos: bool,
     /// Replace the system message
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
-    /// How a picture becomes a square
-    #[arg(long, value_enum, default_value_t = FitArg::Pad)]
+    /// How a picture becomes a square: put on black, or the middle cut out
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = FitArg::Pad, help_heading = "Pictures")]
     pub fit: FitArg,
-    /// Side of the square in pixels, a multiple of 64
-    #[arg(long)]
+    /// Side of the square in pixels, a multiple of 64; the default is the checkpoint's own
+    #[arg(long, value_name = "PX", help_heading = "Pictures")]
     pub resolution: Option<usize>,
-    /// Whether EXIF orientation is applied
-    #[arg(long, value_enum, default_value_t = OrientationArg::Exif)]
+    /// Turn pictures upright as their EXIF data say, or ignore it
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = OrientationArg::Exif, help_heading = "Pictures")]
     pub orientation: OrientationArg,
     /// Refuse pictures with more pixels
-    #[arg(long, default_value_t = 178_956_970)]
+    #[arg(long, value_name = "N", default_value_t = 178_956_970, help_heading = "Pictures")]
     pub max_pixels: u64,
 }
 
@@ -198,4 +237,25 @@ pub enum FitArg {
 pub enum OrientationArg {
     Exif,
     Ignore,
+}
+
+fn number(text: &str, fits: impl Fn(f32) -> bool, range: &str) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|_| format!("a number {range} is needed"))?;
+    if value.is_finite() && fits(value) { Ok(value) } else { Err(format!("it must be {range}")) }
+}
+
+fn not_negative(text: &str) -> Result<f32, String> {
+    number(text, |v| v >= 0.0, "0 or more")
+}
+
+fn positive(text: &str) -> Result<f32, String> {
+    number(text, |v| v > 0.0, "above 0")
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    number(text, |v| (0.0..=1.0).contains(&v), "between 0 and 1")
+}
+
+fn positive_share(text: &str) -> Result<f32, String> {
+    number(text, |v| v > 0.0 && v <= 1.0, "above 0 and at most 1")
 }

@@ -7,7 +7,13 @@
 
 mod answer;
 mod args;
+mod home;
+mod hub;
+mod kept;
+mod message;
 mod model;
+mod progress;
+mod pull;
 mod report;
 
 use std::process::ExitCode;
@@ -20,8 +26,9 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        Err(error) if message::is_closed_pipe(&error) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("ocelli: {error:#}");
+            eprintln!("ocelli: {}", message::message(&error));
             ExitCode::FAILURE
         }
     }
@@ -35,11 +42,14 @@ fn run(command: Command) -> anyhow::Result<bool> {
             answer::ask(&images_and_question, together, &model, &generate)
         }
         Command::Chat { image, model, generate } => answer::chat(image.as_deref(), &model, &generate),
-        Command::Inspect { dir, vision, json } => report::inspect(&dir, vision.as_deref(), json),
+        Command::Inspect { model, vision, json } => report::inspect(&model, vision.as_deref(), json),
         Command::Trace { image, prompt, out, model, generate } => {
             answer::trace(&image, &prompt, &out, &model, &generate)
         }
-        Command::Synth { arch, dir, seed, force } => model::synth(&arch, &dir, seed, force),
+        Command::Synth { arch, dir, seed, force, json } => model::synth(arch, &dir, seed, force, json),
+        Command::Pull { model, endpoint, json } => pull::pull(&model, endpoint.as_deref(), json),
+        Command::List { json } => kept::list(json),
+        Command::Rm { model, yes } => kept::remove(&model, yes),
         Command::Doctor { json } => report::doctor(json),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "ocelli", &mut std::io::stdout());

@@ -1,0 +1,202 @@
+//! `list` and `rm`: the models that are kept here.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use ocelli::Checkpoint;
+use serde_json::{Value, json};
+
+use crate::home::{ModelId, PullRecord, models};
+use crate::message::{message, size};
+
+/// The field of `config.json` that marks a random checkpoint of `synth`.
+const SYNTH_MARK: &str = "ocelli_synth";
+
+/// One model under the models folder.
+struct Kept {
+    id: String,
+    dir: PathBuf,
+    bytes: u64,
+    /// `pulled`, `incomplete`, `synthetic` or `copied`.
+    origin: &'static str,
+    /// Family and stored types, or why it does not open.
+    content: Result<(String, Vec<String>), String>,
+}
+
+impl Kept {
+    fn new(id: String, dir: PathBuf) -> Self {
+        let origin = match PullRecord::read(&dir) {
+            Some(record) if record.complete => "pulled",
+            Some(_) => "incomplete",
+            None if is_synthetic(&dir) => "synthetic",
+            None => "copied",
+        };
+        let content = match Checkpoint::open(&dir, None) {
+            Ok(checkpoint) => Ok((checkpoint.report.family.name().to_owned(), stored_types(&checkpoint))),
+            Err(error) => Err(message(&error.into())),
+        };
+        Self { id, bytes: bytes_under(&dir), dir, origin, content }
+    }
+
+    fn json(&self) -> Value {
+        let (family, types) = self.content.clone().ok().unzip();
+        json!({
+            "id": self.id,
+            "dir": self.dir.display().to_string(),
+            "bytes": self.bytes,
+            "origin": self.origin,
+            "family": family,
+            "stored_dtypes": types,
+            "licence": ocelli::licence_file(&self.dir).map(|path| path.display().to_string()),
+            "error": self.content.as_ref().err(),
+        })
+    }
+
+    fn columns(&self) -> [String; 6] {
+        let (family, types) = match &self.content {
+            Ok((family, types)) => (family.clone(), types.join(",")),
+            Err(_) => ("?".to_owned(), "?".to_owned()),
+        };
+        let dir = self.dir.display().to_string();
+        [self.id.clone(), size(self.bytes), family, types, self.origin.to_owned(), dir]
+    }
+}
+
+/// Types in which the weights of a checkpoint are stored.
+pub fn stored_types(checkpoint: &Checkpoint) -> Vec<String> {
+    let mut types: Vec<String> = checkpoint.weights().iter().map(|t| t.dtype.to_string()).collect();
+    types.sort_unstable();
+    types.dedup();
+    types
+}
+
+/// Names of all models that are kept here.
+pub fn kept_names() -> Vec<String> {
+    find_all(&models()).into_iter().map(|(id, _)| id).collect()
+}
+
+/// `ocelli list`.
+pub fn list(as_json: bool) -> anyhow::Result<bool> {
+    let kept: Vec<Kept> = find_all(&models()).into_iter().map(|(id, dir)| Kept::new(id, dir)).collect();
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        for model in &kept {
+            writeln!(out, "{}", model.json())?;
+        }
+        return Ok(true);
+    }
+    if kept.is_empty() {
+        eprintln!("no models under {}; `ocelli pull fastvlm-0.5b` gets one", models().display());
+        return Ok(true);
+    }
+    let mut rows = vec![["name", "size", "family", "dtype", "origin", "where"].map(str::to_owned)];
+    rows.extend(kept.iter().map(Kept::columns));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..5).map(width).collect();
+    for row in &rows {
+        for (text, &width) in row.iter().zip(&widths) {
+            write!(out, "{text:width$}  ")?;
+        }
+        writeln!(out, "{}", row[5])?;
+    }
+    for model in &kept {
+        if let Err(error) = &model.content {
+            eprintln!("{}: {error}", model.id);
+        }
+    }
+    Ok(true)
+}
+
+/// `ocelli rm`.
+pub fn remove(name: &str, yes: bool) -> anyhow::Result<bool> {
+    let id = ModelId::parse(name)?;
+    let as_written = models().join(name);
+    let (shown, dir) = if !name.contains('/') && is_model(&as_written) {
+        (name, as_written)
+    } else {
+        (id.as_str(), id.dir())
+    };
+    check_inside(shown, &dir)?;
+    let bytes = size(bytes_under(&dir));
+    if !yes && !confirm(&format!("Remove {shown} ({bytes}, {})?", dir.display()))? {
+        eprintln!("nothing removed");
+        return Ok(false);
+    }
+    std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
+    if let Some(organisation) = dir.parent().filter(|parent| *parent != models()) {
+        // Stays when it holds other models.
+        let _ = std::fs::remove_dir(organisation);
+    }
+    eprintln!("removed {shown}, {bytes}");
+    Ok(true)
+}
+
+/// Refuse everything but a model directory that lies in our own folder, links included.
+fn check_inside(name: &str, dir: &Path) -> anyhow::Result<()> {
+    if !is_model(dir) {
+        bail!("no model `{name}` under {}; `ocelli list` shows what there is", models().display());
+    }
+    let real = |path: &Path| path.canonicalize().with_context(|| format!("reading {}", path.display()));
+    let inside = real(&models())?.join(dir.strip_prefix(models()).unwrap_or(dir));
+    if real(dir)? != inside {
+        bail!("{} is a link to another place: remove it yourself", dir.display());
+    }
+    Ok(())
+}
+
+fn confirm(question: &str) -> anyhow::Result<bool> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        bail!("nobody can be asked here: use --yes to remove without a question");
+    }
+    eprint!("{question} [y/N] ");
+    let mut line = String::new();
+    stdin.lock().read_line(&mut line)?;
+    Ok(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+/// Models directly under a folder and one below, as `NAME` and `ORG/REPO`, in order.
+fn find_all(folder: &Path) -> Vec<(String, PathBuf)> {
+    let mut found = Vec::new();
+    for (name, dir) in folders(folder) {
+        if is_model(&dir) {
+            found.push((name, dir));
+            continue;
+        }
+        let below = folders(&dir).into_iter().filter(|(_, dir)| is_model(dir));
+        found.extend(below.map(|(repository, dir)| (format!("{name}/{repository}"), dir)));
+    }
+    found
+}
+
+fn folders(dir: &Path) -> Vec<(String, PathBuf)> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let mut folders: Vec<(String, PathBuf)> = entries
+        .filter(|path| path.is_dir())
+        .filter_map(|path| Some((path.file_name()?.to_str()?.to_owned(), path)))
+        .collect();
+    folders.sort();
+    folders
+}
+
+fn is_model(dir: &Path) -> bool {
+    dir.join("config.json").is_file() || PullRecord::read(dir).is_some()
+}
+
+fn is_synthetic(dir: &Path) -> bool {
+    let config = std::fs::read(dir.join("config.json")).unwrap_or_default();
+    serde_json::from_slice::<Value>(&config).is_ok_and(|config| config.get(SYNTH_MARK).is_some())
+}
+
+/// Bytes of all files of a directory, folders below included, links not followed.
+fn bytes_under(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(found) if found.is_dir() => bytes_under(&entry.path()),
+            Ok(found) if found.is_file() => found.len(),
+            _ => 0,
+        })
+        .sum()
+}
