@@ -558,3 +558,30 @@ fn check_memory(plan: &MemoryPlan) -> Result<(), Error> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+    use std::cell::Cell;
+
+    #[test]
+    fn cancelling_stops_between_two_ops_of_the_encoder() {
+        let dir = ocelli_testing::fixture("fastvlm-apple");
+        let model = FastVlm::load(&dir, &LoadOptions::default()).expect("model");
+        let picture = ocelli_testing::fixture("images").join("rgb_160x120.png");
+        let image = model.open_image_with(&picture, &ImageOptions::default()).expect("image");
+        let asked = Cell::new(0);
+        let stop = || {
+            asked.set(asked.get() + 1);
+            asked.get() > 5
+        };
+        let cancelled = model.encode(&image, &stop).expect_err("cancelled");
+        assert!(matches!(cancelled, Error::Run(RunError::Cancelled)));
+        assert_eq!(asked.get(), 6, "the encoder asks before each op");
+        let (after, ran) = model.encode(&image, &|| false).expect("features");
+        assert!(ran, "half a picture was kept");
+        let fresh = FastVlm::load(&dir, &LoadOptions::default()).expect("model");
+        assert_eq!(after, fresh.encode(&image, &|| false).expect("features").0);
+    }
+}

@@ -7,7 +7,7 @@ pub struct MemoryPlan {
     pub weights: u64,
     /// Activations of the vision tower and of one prefill chunk.
     pub activations: u64,
-    /// Keys and values of a prompt with one picture and 256 generated tokens.
+    /// Keys and values of a prompt with one picture and 512 further tokens.
     pub cache: u64,
 }
 

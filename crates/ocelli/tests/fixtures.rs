@@ -143,6 +143,31 @@ fn every_stage_equals_its_fixture_on_every_instruction_set() {
     }
 }
 
+/// Position of the largest logit of each prompt position, over all cases of a layout.
+fn top_1(dtype: DType, isa: Isa) -> Vec<usize> {
+    let options = LoadOptions { dtype, isa: Some(isa), threads: 2, ..LoadOptions::default() };
+    let model = FastVlm::load(&fixture("fastvlm-apple"), &options).expect("model");
+    let mut tops = Vec::new();
+    for key in keys("apple") {
+        let stages = model.trace(&request(&model, &case(&key))).expect(&key);
+        let logits = stages.iter().find(|s| s.name == "logits").expect("logits");
+        let rows = logits.values.chunks_exact(logits.shape[1]);
+        tops.extend(rows.map(|row| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]))));
+    }
+    tops.into_iter().flatten().collect()
+}
+
+#[test]
+fn bf16_chooses_the_same_token_nearly_everywhere() {
+    let want = top_1(DType::F32, Isa::Scalar);
+    for isa in Isa::available() {
+        let got = top_1(DType::Bf16, isa);
+        assert_eq!(got.len(), want.len());
+        let same = got.iter().zip(&want).filter(|(g, w)| g == w).count();
+        assert!(same * 100 >= want.len() * 95, "{isa}: {same} of {}", want.len());
+    }
+}
+
 #[test]
 fn projected_features_of_every_picture() {
     let model = load("fastvlm-native", DType::F32, 2);
