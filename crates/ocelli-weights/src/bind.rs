@@ -10,8 +10,8 @@ use std::sync::Arc;
 use crate::convert::is_float;
 use crate::error::LoadError;
 use crate::names::{
-    BranchConv, BranchRow, CONV_FFN, CPE_CONV, Dim, FOLDED, FOLDED_LARGE_KERNEL, Form, LARGE_KERNEL,
-    MOBILE_ONE, REP_MIXER_NORM, REP_MIXER_SCALE, Row, ScaleBranch, Size, Style,
+    BranchConv, BranchRow, CPE_CONV, Dim, FOLDED, FOLDED_LARGE_KERNEL, Form, LARGE_KERNEL, MOBILE_ONE,
+    REP_MIXER_NORM, REP_MIXER_SCALE, Row, ScaleBranch, Size, Style,
 };
 use crate::quantization::Quantization;
 use crate::reparameterize::{BATCH_NORM, BatchNorm, Branch, Recipe};
@@ -181,6 +181,7 @@ fn take(part: &Part, module: &Module, sizes: &Sizes, report: &mut LoadReport) ->
     }
     let in_file_order = match expected[..] {
         [o, i, h, w] if module.channels_last => vec![o, h, w, i],
+        [o, i] if module.row.form == Form::Transposed => vec![i, o],
         _ => expected,
     };
     report.add_misshapen(&part.key, in_file_order, &found.stored_shape);
@@ -203,9 +204,13 @@ impl Module<'_> {
         let out = vec![weight.first().copied().unwrap_or(Dim::N(1))];
         match self.row.form {
             Form::Tensor => return Ok(Plan::Single(self.part(&self.theirs, weight)?)),
-            Form::PerChannel => return Ok(Plan::Single(self.per_channel(&self.theirs, weight)?)),
-            Form::ConvBatchNorm => {
-                return Ok(Plan::Fold(Recipe::Sum(self.branches(&CONV_FFN)?), false));
+            Form::PerChannel | Form::Squeezed => {
+                return Ok(Plan::Single(self.squeezed(&self.theirs, weight)?));
+            }
+            Form::Transposed => return Ok(Plan::Single(self.transposed(&self.theirs, weight)?)),
+            Form::ConvBatchNorm(child) => {
+                let branch = BranchRow { timm: child, apple: child, conv: BranchConv::Full };
+                return Ok(Plan::Fold(Recipe::Sum(self.branches([&branch])?), false));
             }
             Form::BatchNormLinear => return Ok(Plan::Fold(self.batch_norm_linear()?, false)),
             _ => {}
@@ -265,7 +270,7 @@ impl Module<'_> {
         Ok(Recipe::RepMixer {
             mixer: mixer.branches(&MOBILE_ONE)?,
             norm: self.batch_norm(&norm, &out)?,
-            scale: self.per_channel(&scale, out)?,
+            scale: self.squeezed(&scale, out)?,
         })
     }
 
@@ -307,16 +312,27 @@ impl Module<'_> {
         Ok(BatchNorm([weight?, bias?, mean?, var?]))
     }
 
-    /// A part of one value a channel: dimensions of length 1 do not count.
-    fn per_channel(&self, key: &str, dims: Vec<Dim>) -> Result<Part, LoadError> {
+    /// A part whose dimensions of length 1 do not count.
+    fn squeezed(&self, key: &str, dims: Vec<Dim>) -> Result<Part, LoadError> {
+        let wanted = dims.len();
         let mut part = self.part(key, dims)?;
-        if let Some(found) = &mut part.found
-            && found.tensor.shape.len() > 1
-        {
+        if let Some(found) = &mut part.found {
             found.tensor.shape.retain(|&dim| dim != 1);
             // `[1, 1, 1]` is one channel.
-            if found.tensor.shape.is_empty() {
-                found.tensor.shape.push(1);
+            while found.tensor.shape.len() < wanted {
+                found.tensor.shape.insert(0, 1);
+            }
+        }
+        Ok(part)
+    }
+
+    /// A matrix that the file has the other way round.
+    fn transposed(&self, key: &str, dims: Vec<Dim>) -> Result<Part, LoadError> {
+        let mut part = self.part(key, dims)?;
+        if let Some(found) = &mut part.found {
+            found.tensor.shape.reverse();
+            if let (Data::Mapped(mapped), 2) = (&found.tensor.data, found.tensor.shape.len()) {
+                found.tensor.data = Data::Transposed(mapped.clone());
             }
         }
         Ok(part)

@@ -154,7 +154,13 @@ fn find_tower<'a>(
 }
 
 /// A row's names with the placeholders of a stage and a block filled in.
-fn tower_module<'a>(source: &'a Source, vit: &FastVit, row: &'static Row, s: usize, b: usize) -> Module<'a> {
+pub(crate) fn tower_module<'a>(
+    source: &'a Source,
+    vit: &FastVit,
+    row: &'static Row,
+    s: usize,
+    b: usize,
+) -> Module<'a> {
     let stage = &vit.stages[s];
     let fill = |name: &str| {
         name.replace("{s}", &s.to_string())
@@ -175,7 +181,7 @@ fn tower_module<'a>(source: &'a Source, vit: &FastVit, row: &'static Row, s: usi
     }
 }
 
-fn tower_modules<'a>(source: &'a Source, vit: &FastVit) -> Vec<Module<'a>> {
+pub(crate) fn tower_modules<'a>(source: &'a Source, vit: &FastVit) -> Vec<Module<'a>> {
     let mut modules: Vec<_> = fastvit::STEM.iter().map(|row| tower_module(source, vit, row, 0, 0)).collect();
     for (s, stage) in vit.stages.iter().enumerate() {
         let rows = fastvit::STAGE.iter().filter(|row| applies(row.when, vit, s, stage));
@@ -202,7 +208,7 @@ fn applies(when: When, vit: &FastVit, s: usize, stage: &Stage) -> bool {
 }
 
 /// A module outside of the tower, whose names are the same in all styles.
-fn plain_module<'a>(
+pub(crate) fn plain_module<'a>(
     source: &'a Source,
     row: &'static Row,
     ours: String,
@@ -286,7 +292,7 @@ fn check_sizes(config: &FastVlmConfig, sizes: &Sizes) -> Result<(), LoadError> {
     Ok(())
 }
 
-fn vision_info(vit: &FastVit, sizes: &Sizes) -> Result<VisionInfo, LoadError> {
+pub(crate) fn vision_info(vit: &FastVit, sizes: &Sizes) -> Result<VisionInfo, LoadError> {
     let error = |reason| Err(LoadError::Structure { reason });
     let mut info = VisionInfo::default();
     for (s, stage) in vit.stages.iter().enumerate() {

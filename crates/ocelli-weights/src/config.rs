@@ -255,7 +255,7 @@ fn processor_size(file: &Value) -> Option<usize> {
     sizes.find(|&size| is_image_size(size))
 }
 
-fn directory_name(dir: &Path) -> String {
+pub(crate) fn directory_name(dir: &Path) -> String {
     let full = dir.canonicalize();
     let path = full.as_deref().unwrap_or(dir);
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()

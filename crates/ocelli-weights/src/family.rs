@@ -18,6 +18,10 @@ pub enum Family {
     MlxUpstream,
     /// Apple's demo app: language model and projector; the tower is a CoreML package.
     MlxApp,
+    /// open_clip: image tower `visual.trunk.*`, text tower `text.*`.
+    OpenClip,
+    /// timm: an image tower alone.
+    Timm,
 }
 
 impl Family {
@@ -28,6 +32,8 @@ impl Family {
             Self::Native => "transformers fast_vlm",
             Self::MlxUpstream => "mlx-vlm",
             Self::MlxApp => "MLX app export",
+            Self::OpenClip => "open_clip",
+            Self::Timm => "timm image tower",
         }
     }
 }

@@ -9,6 +9,7 @@
 
 mod bind;
 mod checkpoint;
+mod clip;
 mod config;
 mod convert;
 mod error;
@@ -24,6 +25,7 @@ mod synth;
 mod weights;
 
 pub use checkpoint::{Checkpoint, licence_file};
+pub use clip::{ClipCheckpoint, ClipConfig, ClipImageConfig, ClipTextConfig, ClipTower, Interpolation};
 pub use config::{FastVlmConfig, VisionInfo};
 pub use error::LoadError;
 pub use family::Family;

@@ -35,6 +35,13 @@ impl TensorFiles {
         Ok(files)
     }
 
+    /// One file.
+    pub(crate) fn open_file(path: &Path) -> Result<Self, LoadError> {
+        let mut files = Self::default();
+        files.add(MappedFile::open(path)?)?;
+        Ok(files)
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<(&Arc<MappedFile>, &TensorInfo)> {
         let file = self.files.get(*self.owner.get(name)?)?;
         Some((file, file.header.tensors.get(name)?))

@@ -110,6 +110,8 @@ pub(crate) enum Data {
     Mapped(Mapped),
     /// A conv weight stored `[out, kH, kW, in]`.
     ChannelsLast(Mapped),
+    /// A matrix stored `[in, out]`.
+    Transposed(Mapped),
     /// MLX codes.
     Affine(AffineData),
     /// The result of a fold, computed when first asked for.
@@ -202,6 +204,12 @@ impl Tensor {
         match &self.data {
             Data::Mapped(mapped) => mapped.read(first, out),
             Data::ChannelsLast(mapped) => self.read_channels_last(mapped, first, out),
+            Data::Transposed(mapped) => {
+                for (i, v) in out.iter_mut().enumerate() {
+                    let (row, col) = (first_row + i / row_len, i % row_len);
+                    mapped.read(col * rows + row, std::slice::from_mut(v));
+                }
+            }
             Data::Affine(affine) => affine.read(first_row, row_len, out)?,
             Data::Folded(fold, part) => out.copy_from_slice(&fold.part(*part)[first..][..out.len()]),
         }
@@ -226,7 +234,9 @@ impl Tensor {
 
     fn stored_dtype(&self) -> StoredDtype {
         match &self.data {
-            Data::Mapped(mapped) | Data::ChannelsLast(mapped) => mapped.stored_dtype(),
+            Data::Mapped(mapped) | Data::ChannelsLast(mapped) | Data::Transposed(mapped) => {
+                mapped.stored_dtype()
+            }
             Data::Affine(affine) => {
                 StoredDtype::Affine { bits: affine.layout.bits(), group_size: affine.layout.group_size() }
             }
@@ -238,7 +248,9 @@ impl Tensor {
 
     pub(crate) fn stored_bytes(&self) -> usize {
         match &self.data {
-            Data::Mapped(mapped) | Data::ChannelsLast(mapped) => mapped.range.len(),
+            Data::Mapped(mapped) | Data::ChannelsLast(mapped) | Data::Transposed(mapped) => {
+                mapped.range.len()
+            }
             Data::Affine(a) => a.codes.range.len() + a.scales.range.len() + a.biases.range.len(),
             Data::Folded(fold, FoldedPart::Weight) => {
                 fold.recipe.tensors().iter().map(|t| t.stored_bytes()).sum()

@@ -11,6 +11,7 @@ const C3: Dim = Dim::S(3, Size::Width);
 const EXPANDED: Dim = Dim::S(1, Size::Expanded);
 const SE: Dim = Dim::S(1, Size::DownsampleSe);
 const FINAL_SE: Dim = Dim::S(1, Size::FinalSe);
+const EMBED: Dim = Dim::S(1, Size::EmbedDim);
 const ONE: Dim = Dim::N(1);
 const THREE: Dim = Dim::N(3);
 const SEVEN: Dim = Dim::N(7);
@@ -70,11 +71,17 @@ pub static BLOCK: [Row; 15] = [
     row("stages.{s}.blocks.{b}.attn.proj.bias", "stages.{s}.blocks.{b}.token_mixer.proj.bias", "network.{blocks}.{b}.token_mixer.proj.bias", Form::Tensor, &[C], When::Attention),
     row("stages.{s}.blocks.{b}.layer_scale_1", "stages.{s}.blocks.{b}.layer_scale_1.gamma", "network.{blocks}.{b}.layer_scale_1", Form::PerChannel, &[C], When::Attention),
     row("stages.{s}.blocks.{b}.layer_scale_2", "stages.{s}.blocks.{b}.layer_scale_2.gamma", "network.{blocks}.{b}.layer_scale_2", Form::PerChannel, &[C], When::Attention),
-    row("stages.{s}.blocks.{b}.ffn.dw", "stages.{s}.blocks.{b}.mlp", "network.{blocks}.{b}.convffn", Form::ConvBatchNorm, &[C, ONE, SEVEN, SEVEN], When::Always),
+    row("stages.{s}.blocks.{b}.ffn.dw", "stages.{s}.blocks.{b}.mlp", "network.{blocks}.{b}.convffn", Form::ConvBatchNorm("conv"), &[C, ONE, SEVEN, SEVEN], When::Always),
     row("stages.{s}.blocks.{b}.ffn.fc1.weight", "stages.{s}.blocks.{b}.mlp.fc1.weight", "network.{blocks}.{b}.convffn.fc1.weight", Form::Tensor, &[EXPANDED, C, ONE, ONE], When::Always),
     row("stages.{s}.blocks.{b}.ffn.fc1.bias", "stages.{s}.blocks.{b}.mlp.fc1.bias", "network.{blocks}.{b}.convffn.fc1.bias", Form::Tensor, &[EXPANDED], When::Always),
     row("stages.{s}.blocks.{b}.ffn.fc2.weight", "stages.{s}.blocks.{b}.mlp.fc2.weight", "network.{blocks}.{b}.convffn.fc2.weight", Form::Tensor, &[C, EXPANDED, ONE, ONE], When::Always),
     row("stages.{s}.blocks.{b}.ffn.fc2.bias", "stages.{s}.blocks.{b}.mlp.fc2.bias", "network.{blocks}.{b}.convffn.fc2.bias", Form::Tensor, &[C], When::Always),
+];
+
+/// The projection to CLIP's space, in timm's style.
+pub static HEAD: [Row; 2] = [
+    row("head.weight", "head.fc.weight", "head.fc.weight", Form::Tensor, &[EMBED, C2], When::LastStage),
+    row("head.bias", "head.fc.bias", "head.fc.bias", Form::Tensor, &[EMBED], When::LastStage),
 ];
 
 /// Keys of the tower that FastVLM never uses: the CLIP projection.

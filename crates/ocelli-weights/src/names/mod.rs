@@ -4,9 +4,11 @@
 //! Placeholders in names: `{s}` stage, `{b}` block, `{l}` layer; and in Apple's names, which number the
 //! children of one flat list, `{blocks}`, `{down}` and `{cpe}`: the place of that part of the stage.
 
+pub mod clip_text;
 pub mod fastvit;
 pub mod projector;
 pub mod qwen2;
+pub mod vit;
 
 /// Which names a checkpoint uses for the modules of a FastViT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +58,12 @@ pub enum Form {
     RepMixer,
     /// Conditional positional encoding: `x + conv(x)`.
     RepCpe,
-    /// Conv and BatchNorm that no checkpoint folds.
-    ConvBatchNorm,
+    /// A tensor whose dimensions of length 1 do not count.
+    Squeezed,
+    /// One matrix, stored `[in, out]`.
+    Transposed,
+    /// Conv and BatchNorm that no checkpoint folds, in the child of this name.
+    ConvBatchNorm(&'static str),
     /// `Linear(BN(x))`: only possible with a bias, which the linear has not in the checkpoint.
     BatchNormLinear,
 }
@@ -122,6 +128,18 @@ pub enum Size {
     /// Rows of k_proj and v_proj: num_kv_heads * head_dim.
     KeyValueRows,
     VocabRows,
+    /// Of the blocks of a vision transformer.
+    TransformerWidth,
+    TransformerHidden,
+    StemWidth,
+    /// Rows of the position table of a vision transformer.
+    ImagePositions,
+    PatchSide,
+    TextWidth,
+    TextHidden,
+    TextVocab,
+    ContextLength,
+    EmbedDim,
 }
 
 /// A branch in training form: a conv without bias and its BatchNorm, or a BatchNorm alone.
@@ -158,9 +176,6 @@ pub static LARGE_KERNEL: [BranchRow; 2] = [
     BranchRow { timm: "large_conv", apple: "lkb_origin", conv: BranchConv::Full },
     BranchRow { timm: "small_conv", apple: "small_conv", conv: BranchConv::Kernel(3) },
 ];
-
-/// The only branch of the conv in a ConvFFN.
-pub static CONV_FFN: [BranchRow; 1] = [BranchRow { timm: "conv", apple: "conv", conv: BranchConv::Full }];
 
 /// A name that differs between the styles.
 #[derive(Debug, Clone, Copy)]

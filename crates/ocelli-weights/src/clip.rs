@@ -1,0 +1,399 @@
+//! Opening a MobileCLIP: an open_clip directory, or timm's image tower alone.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ocelli_plan::WeightSource;
+use serde_json::Value;
+
+use crate::bind::{Draft, Module, Sizes, Source};
+use crate::checkpoint::{plain_module, tower_module, tower_modules, vision_info};
+use crate::config::{JsonFile, VisionInfo, directory_name};
+use crate::error::LoadError;
+use crate::family::{Family, Tower};
+use crate::names::{Row, Size, Style, clip_text, fastvit, vit};
+use crate::quantization::Quantization;
+use crate::report::LoadReport;
+use crate::shards::TensorFiles;
+use crate::structure::{FastVit, leading_index};
+use crate::weights::Weights;
+
+/// Prefix of the image tower in open_clip's files.
+const OPEN_CLIP_TOWER: &str = "visual.trunk.";
+const OPEN_CLIP_TEXT: &str = "text.";
+/// Values of an attention head in the released vision transformers.
+const VIT_HEAD_DIM: usize = 64;
+/// In models too narrow for that.
+const TINY_HEAD_DIM: usize = 16;
+/// More than any network has.
+const MAX_LAYERS: usize = 1024;
+/// open_clip clamps at `exp` of this, as CLIP was trained.
+const MAX_LOGIT_SCALE: f32 = 100.0;
+
+/// How pictures are scaled to the tower's size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Interpolation {
+    Bilinear,
+    Bicubic,
+}
+
+/// What the image tower wants to see.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClipImageConfig {
+    /// Side in pixels.
+    pub size: usize,
+    /// Subtracted from pixels in 0..1.
+    pub mean: [f32; 3],
+    /// Divided by.
+    pub std: [f32; 3],
+    /// The filter.
+    pub interpolation: Interpolation,
+    /// Both sides are scaled to `size`; otherwise the shorter one, and the middle is cut out.
+    pub squash: bool,
+}
+
+/// Sizes of the text tower.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClipTextConfig {
+    /// Positions of every text, padding included.
+    pub context_length: usize,
+    /// Rows of the embedding table.
+    pub vocab_size: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Each position sees those before it only.
+    pub causal: bool,
+}
+
+/// The kind of image tower.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClipTower {
+    /// MCi: stages of convolutions and attention.
+    FastVit(VisionInfo),
+    /// A vision transformer.
+    Vit {
+        /// Number of blocks.
+        layers: usize,
+        /// Attention heads.
+        heads: usize,
+        /// Patches by three convolutions (MobileCLIP-B), not by one.
+        conv_stem: bool,
+    },
+}
+
+/// Sizes and constants of a MobileCLIP.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClipConfig {
+    /// Who wrote it.
+    pub family: Family,
+    /// The directory's name.
+    pub name: String,
+    /// Length of the embeddings.
+    pub embed_dim: usize,
+    /// What the image tower wants to see.
+    pub image: ClipImageConfig,
+    /// The image tower.
+    pub tower: ClipTower,
+    /// The text tower, if there is one.
+    pub text: Option<ClipTextConfig>,
+    /// What similarities are multiplied with before the softmax, at most 100; 1 without a text tower.
+    pub logit_scale: f32,
+}
+
+/// A MobileCLIP checkpoint: sizes, weights under our names, and what happened to each tensor.
+#[derive(Debug, Clone)]
+pub struct ClipCheckpoint {
+    /// Sizes and constants.
+    pub config: ClipConfig,
+    /// What happened to each tensor.
+    pub report: LoadReport,
+    weights: Weights,
+}
+
+impl ClipCheckpoint {
+    /// Open a directory, or one safetensors file of it. Maps the file and checks every name, type and shape;
+    /// reads no weights.
+    ///
+    /// # Errors
+    /// When a file is broken, the model is of a kind that is not supported, config and tensors disagree, or any
+    /// tensor is missing, unused or misshapen.
+    pub fn open(path: &Path) -> Result<Self, LoadError> {
+        let (dir, file) = if path.is_dir() {
+            (path.to_owned(), Some(path.join("open_clip_model.safetensors")).filter(|file| file.is_file()))
+        } else {
+            (path.parent().unwrap_or(Path::new(".")).to_owned(), Some(path.to_owned()))
+        };
+        let files = match &file {
+            Some(file) => TensorFiles::open_file(file)?,
+            None => TensorFiles::open(&dir)?,
+        };
+        let source = Source { files, quantization: Quantization::default() };
+        if source.files.any_under(OPEN_CLIP_TOWER) { open_clip(&dir, &source) } else { timm(&dir, &source) }
+    }
+
+    /// Whether a directory or file looks like a MobileCLIP rather than a FastVLM.
+    pub fn is_clip(path: &Path) -> bool {
+        if path.is_file() {
+            return true;
+        }
+        let architecture = JsonFile::read(&path.join("config.json")).ok();
+        let timm = architecture.is_some_and(|c| c.value.get("architecture").is_some_and(Value::is_string));
+        path.join("open_clip_config.json").is_file() || timm
+    }
+
+    /// The weights, for inspection.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The weights, for a network or a device.
+    pub fn weight_source(&self) -> Arc<dyn WeightSource> {
+        Arc::new(self.weights.clone())
+    }
+}
+
+fn open_clip(dir: &Path, source: &Source) -> Result<ClipCheckpoint, LoadError> {
+    let json = JsonFile::read(&dir.join("open_clip_config.json"))?;
+    let fields = Fields { path: dir.join("open_clip_config.json"), value: &json.value };
+    let model = fields.under("model_cfg")?;
+    let text = text_config(&model.under("text_cfg")?)?;
+    let image = image_config(&fields.under("preprocess_cfg")?)?;
+    let mut modules = text_modules(source, text.layers);
+    let logit_scale = &clip_text::LOGIT_SCALE;
+    modules.push(plain_module(source, logit_scale, "logit_scale".into(), "logit_scale".into(), 0));
+    let parts = Parts { family: Family::OpenClip, prefix: OPEN_CLIP_TOWER, image, text: Some(text) };
+    bind(dir, source, parts, modules, Some(model.size("embed_dim")?))
+}
+
+fn timm(dir: &Path, source: &Source) -> Result<ClipCheckpoint, LoadError> {
+    let path = dir.join("config.json");
+    let json = JsonFile::read(&path)?;
+    let fields = Fields { path, value: &json.value };
+    let image = timm_image_config(&fields.under("pretrained_cfg")?)?;
+    let parts = Parts { family: Family::Timm, prefix: "", image, text: None };
+    bind(dir, source, parts, Vec::new(), None)
+}
+
+struct Parts {
+    family: Family,
+    prefix: &'static str,
+    image: ClipImageConfig,
+    text: Option<ClipTextConfig>,
+}
+
+/// Bind the image tower and the other modules.
+fn bind<'a>(
+    dir: &Path,
+    source: &'a Source,
+    parts: Parts,
+    mut modules: Vec<Module<'a>>,
+    embed_dim: Option<usize>,
+) -> Result<ClipCheckpoint, LoadError> {
+    let tower = Tower { prefix: parts.prefix, style: Style::Timm, channels_last: false };
+    let fast_vit = source.files.any_under(&format!("{}stages.", parts.prefix));
+    let fast_vit = fast_vit.then(|| FastVit::infer(&source.files, tower)).transpose()?;
+    let blocks = count_layers(source, &format!("{}blocks.", parts.prefix));
+    match &fast_vit {
+        Some(vit) => {
+            modules.extend(tower_modules(source, vit));
+            let last = vit.stages.len() - 1;
+            modules.extend(fastvit::HEAD.iter().map(|row| tower_module(source, vit, row, last, 0)));
+        }
+        None => modules.extend(vit_modules(source, parts.prefix, blocks)),
+    }
+    let prefer: Vec<(Size, usize)> = embed_dim.map(|dim| (Size::EmbedDim, dim)).into_iter().collect();
+    let draft = Draft::new(modules, &prefer)?;
+    check(&draft.sizes, Size::EmbedDim, "embed_dim", embed_dim)?;
+    if let Some(text) = &parts.text {
+        check(&draft.sizes, Size::TextVocab, "vocab_size", Some(text.vocab_size))?;
+        check(&draft.sizes, Size::ContextLength, "context_length", Some(text.context_length))?;
+    }
+    let tower = match &fast_vit {
+        Some(vit) => ClipTower::FastVit(vision_info(vit, &draft.sizes)?),
+        None => vit_tower(&draft.sizes, blocks, source, parts.prefix)?,
+    };
+    let embed_dim = draft.sizes.get(Size::EmbedDim, 0).unwrap_or(0);
+    let text_width = draft.sizes.get(Size::TextWidth, 0).unwrap_or(0);
+    let mut report = LoadReport::new(parts.family);
+    report.files = source.files.files.iter().map(|file| file.file_name()).collect();
+    let bound = draft.bind(&mut report);
+    for name in source.files.names() {
+        if bound.used.contains(&(std::ptr::from_ref(source), name.to_owned())) {
+            continue;
+        }
+        let counter = name.rsplit('.').next() == Some(fastvit::COUNTER);
+        if counter { &mut report.ignored } else { &mut report.unused }.push(name.to_owned());
+    }
+    if !report.is_complete() {
+        return Err(LoadError::Tensors(Box::new(report)));
+    }
+    let weights = Weights::new(bound.tensors);
+    if let Some(text) = &parts.text
+        && !text_width.is_multiple_of(text.heads)
+    {
+        let reason = format!("the text tower is {text_width} wide, no multiple of {} heads", text.heads);
+        return Err(LoadError::Structure { reason });
+    }
+    let Parts { family, image, text, .. } = parts;
+    let logit_scale = match weights.read("logit_scale") {
+        Ok(values) => values.first().map_or(1.0, |v| v.exp().min(MAX_LOGIT_SCALE)),
+        Err(_) => 1.0,
+    };
+    let name = directory_name(dir);
+    let config = ClipConfig { family, name, embed_dim, image, tower, text, logit_scale };
+    Ok(ClipCheckpoint { config, report, weights })
+}
+
+fn check(sizes: &Sizes, size: Size, field: &'static str, config: Option<usize>) -> Result<(), LoadError> {
+    match (sizes.get(size, 0), config) {
+        (Some(tensors), Some(config)) if tensors != config => {
+            Err(LoadError::ConfigMismatch { field, config, tensors })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn vit_tower(sizes: &Sizes, layers: usize, source: &Source, prefix: &str) -> Result<ClipTower, LoadError> {
+    let width = sizes.get(Size::TransformerWidth, 0).unwrap_or(0);
+    let head_dim = if width.is_multiple_of(VIT_HEAD_DIM) { VIT_HEAD_DIM } else { TINY_HEAD_DIM };
+    if layers == 0 || width == 0 || !width.is_multiple_of(head_dim) {
+        let reason =
+            format!("{layers} blocks of width {width} are neither a FastViT nor a vision transformer");
+        return Err(LoadError::Structure { reason });
+    }
+    let conv_stem = has_conv_stem(source, prefix);
+    Ok(ClipTower::Vit { layers, heads: width / head_dim, conv_stem })
+}
+
+fn has_conv_stem(source: &Source, prefix: &str) -> bool {
+    source.files.any_under(&format!("{prefix}patch_embed.backbone."))
+}
+
+fn vit_modules<'a>(source: &'a Source, prefix: &str, layers: usize) -> Vec<Module<'a>> {
+    let module = |row: &'static Row, l: usize| {
+        let fill = |name: &str| name.replace("{l}", &l.to_string());
+        let (ours, theirs) = (format!("vision.{}", fill(row.ours)), format!("{prefix}{}", fill(row.timm)));
+        plain_module(source, row, ours, theirs, 0)
+    };
+    let stem: &[Row] = if has_conv_stem(source, prefix) { &vit::CONV_STEM } else { &vit::PATCH_STEM };
+    let mut modules: Vec<_> = vit::COMMON.iter().chain(stem).map(|row| module(row, 0)).collect();
+    for l in 0..layers {
+        modules.extend(vit::BLOCK.iter().map(|row| module(row, l)));
+    }
+    modules
+}
+
+fn text_modules(source: &Source, layers: usize) -> Vec<Module<'_>> {
+    let module = |row: &'static Row, l: usize| {
+        let fill = |name: &str| name.replace("{l}", &l.to_string());
+        let ours = format!("text.{}", fill(row.ours));
+        plain_module(source, row, ours, format!("{OPEN_CLIP_TEXT}{}", fill(row.timm)), 0)
+    };
+    let mut modules: Vec<_> = clip_text::MODEL.iter().map(|row| module(row, 0)).collect();
+    for l in 0..layers {
+        modules.extend(clip_text::BLOCK.iter().map(|row| module(row, l)));
+    }
+    modules
+}
+
+/// The greatest index under a prefix and one.
+fn count_layers(source: &Source, prefix: &str) -> usize {
+    let names = source.files.names_under(prefix);
+    let indices = names.filter_map(|name| Some(leading_index(&name[prefix.len()..])?.0));
+    indices.max().map_or(0, |last| last.saturating_add(1).min(MAX_LAYERS))
+}
+
+fn text_config(text: &Fields) -> Result<ClipTextConfig, LoadError> {
+    let layers = text.size("layers")?;
+    if layers > MAX_LAYERS {
+        return Err(text.error("layers", format!("= {layers}; at most {MAX_LAYERS} are possible")));
+    }
+    Ok(ClipTextConfig {
+        context_length: text.size("context_length")?,
+        vocab_size: text.size("vocab_size")?,
+        layers,
+        heads: text.size("heads")?,
+        causal: !text.value.get("no_causal_mask").and_then(Value::as_bool).unwrap_or(false),
+    })
+}
+
+fn image_config(preprocess: &Fields) -> Result<ClipImageConfig, LoadError> {
+    let squash = match preprocess.value.get("resize_mode").and_then(Value::as_str) {
+        None | Some("shortest") => false,
+        Some("squash") => true,
+        Some(other) => return Err(preprocess.unsupported("resize_mode", other, "shortest, squash")),
+    };
+    let size = preprocess.value.get("size").and_then(|size| side(size).or_else(|| side(size.get(0)?)));
+    Ok(ClipImageConfig {
+        size: size.ok_or_else(|| preprocess.error("size", "is no side in pixels".into()))?,
+        mean: preprocess.three("mean")?,
+        std: preprocess.three("std")?,
+        interpolation: interpolation(preprocess)?,
+        squash,
+    })
+}
+
+fn timm_image_config(pretrained: &Fields) -> Result<ClipImageConfig, LoadError> {
+    let size = pretrained.value.get("input_size").and_then(|size| side(size.get(2)?));
+    Ok(ClipImageConfig {
+        size: size.ok_or_else(|| pretrained.error("input_size", "is no [3, side, side]".into()))?,
+        mean: pretrained.three("mean")?,
+        std: pretrained.three("std")?,
+        interpolation: interpolation(pretrained)?,
+        squash: false,
+    })
+}
+
+fn side(value: &Value) -> Option<usize> {
+    usize::try_from(value.as_u64()?).ok().filter(|side| (1..=4096).contains(side))
+}
+
+fn interpolation(fields: &Fields) -> Result<Interpolation, LoadError> {
+    match fields.value.get("interpolation").and_then(Value::as_str) {
+        Some("bilinear") => Ok(Interpolation::Bilinear),
+        None | Some("bicubic") => Ok(Interpolation::Bicubic),
+        Some(other) => Err(fields.unsupported("interpolation", other, "bilinear, bicubic")),
+    }
+}
+
+/// An object of a configuration file, with readers that name the field when it is wrong.
+struct Fields<'a> {
+    path: PathBuf,
+    value: &'a Value,
+}
+
+impl<'a> Fields<'a> {
+    fn under(&self, field: &str) -> Result<Fields<'a>, LoadError> {
+        match self.value.get(field) {
+            Some(value) if value.is_object() => Ok(Fields { path: self.path.clone(), value }),
+            _ => Err(self.error(field, "is missing".into())),
+        }
+    }
+
+    fn size(&self, field: &str) -> Result<usize, LoadError> {
+        let size = self.value.get(field).and_then(Value::as_u64).filter(|size| (1..1 << 31).contains(size));
+        let size = size.and_then(|size| usize::try_from(size).ok());
+        size.ok_or_else(|| self.error(field, "is no positive size".into()))
+    }
+
+    fn three(&self, field: &str) -> Result<[f32; 3], LoadError> {
+        let values = self.value.get(field).and_then(Value::as_array);
+        let numbers: Vec<f32> =
+            values.into_iter().flatten().filter_map(|v| Some(v.as_f64()? as f32)).collect();
+        let three: Option<[f32; 3]> = numbers.try_into().ok();
+        let fits = |v: &[f32; 3]| v.iter().all(|v| v.is_finite()) && (field != "std" || !v.contains(&0.0));
+        three.filter(fits).ok_or_else(|| self.error(field, "is not three numbers".into()))
+    }
+
+    fn error(&self, field: &str, reason: String) -> LoadError {
+        LoadError::Config { path: self.path.clone(), field: field.to_owned(), reason }
+    }
+
+    fn unsupported(&self, field: &str, found: &str, supported: &str) -> LoadError {
+        let (field, found, supported) = (field.to_owned(), found.to_owned(), supported.to_owned());
+        LoadError::Unsupported { field, found, supported }
+    }
+}

@@ -1,0 +1,44 @@
+//! The text tower of MobileCLIP, named as in open_clip `src/open_clip/transformer.py`.
+
+use super::{Dim, Form, Row, Size, When};
+
+const W: Dim = Dim::S(1, Size::TextWidth);
+const W3: Dim = Dim::S(3, Size::TextWidth);
+const HIDDEN: Dim = Dim::S(1, Size::TextHidden);
+const VOCAB: Dim = Dim::S(1, Size::TextVocab);
+const CONTEXT: Dim = Dim::S(1, Size::ContextLength);
+const EMBED: Dim = Dim::S(1, Size::EmbedDim);
+
+const fn row(ours: &'static str, theirs: &'static str, form: Form, shape: &'static [Dim]) -> Row {
+    Row { ours, timm: theirs, apple: theirs, form, shape, when: When::Always }
+}
+
+/// Once.
+#[rustfmt::skip]
+pub static MODEL: [Row; 5] = [
+    row("token_embedding.weight", "token_embedding.weight", Form::Tensor, &[VOCAB, W]),
+    row("pos_embed", "positional_embedding", Form::Squeezed, &[CONTEXT, W]),
+    row("norm.weight", "ln_final.weight", Form::Tensor, &[W]),
+    row("norm.bias", "ln_final.bias", Form::Tensor, &[W]),
+    row("head.weight", "text_projection", Form::Transposed, &[EMBED, W]),
+];
+
+/// Once a layer.
+#[rustfmt::skip]
+pub static BLOCK: [Row; 12] = [
+    row("blocks.{l}.norm1.weight", "transformer.resblocks.{l}.ln_1.weight", Form::Tensor, &[W]),
+    row("blocks.{l}.norm1.bias", "transformer.resblocks.{l}.ln_1.bias", Form::Tensor, &[W]),
+    row("blocks.{l}.attn.qkv.weight", "transformer.resblocks.{l}.attn.in_proj_weight", Form::Tensor, &[W3, W]),
+    row("blocks.{l}.attn.qkv.bias", "transformer.resblocks.{l}.attn.in_proj_bias", Form::Tensor, &[W3]),
+    row("blocks.{l}.attn.proj.weight", "transformer.resblocks.{l}.attn.out_proj.weight", Form::Tensor, &[W, W]),
+    row("blocks.{l}.attn.proj.bias", "transformer.resblocks.{l}.attn.out_proj.bias", Form::Tensor, &[W]),
+    row("blocks.{l}.norm2.weight", "transformer.resblocks.{l}.ln_2.weight", Form::Tensor, &[W]),
+    row("blocks.{l}.norm2.bias", "transformer.resblocks.{l}.ln_2.bias", Form::Tensor, &[W]),
+    row("blocks.{l}.mlp.fc1.weight", "transformer.resblocks.{l}.mlp.c_fc.weight", Form::Tensor, &[HIDDEN, W]),
+    row("blocks.{l}.mlp.fc1.bias", "transformer.resblocks.{l}.mlp.c_fc.bias", Form::Tensor, &[HIDDEN]),
+    row("blocks.{l}.mlp.fc2.weight", "transformer.resblocks.{l}.mlp.c_proj.weight", Form::Tensor, &[W, HIDDEN]),
+    row("blocks.{l}.mlp.fc2.bias", "transformer.resblocks.{l}.mlp.c_proj.bias", Form::Tensor, &[W]),
+];
+
+/// The scale of similarities, beside the towers.
+pub static LOGIT_SCALE: Row = row("logit_scale", "logit_scale", Form::Squeezed, &[]);
