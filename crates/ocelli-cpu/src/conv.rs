@@ -8,7 +8,7 @@ use crate::pack::Matrix;
 use crate::pool::Pool;
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::view::View;
+use crate::view::{Kind, View};
 
 /// Output pixels of a task.
 const ROW_BLOCK: usize = 64;
@@ -34,7 +34,9 @@ impl DenseConv<'_> {
 }
 
 pub(crate) fn conv(isa: Isa, pool: &Pool, conv: &DenseConv<'_>) {
-    let staging = Staging::of(isa, conv.weight);
+    // Pixels are f32 and stay so: few of their eight bits would be left in bf16.
+    let pixels = conv.x.kind == Kind::F32;
+    let staging = if pixels { Staging::F32 } else { Staging::of(isa, conv.weight) };
     pool.run(conv.out.rows.div_ceil(ROW_BLOCK), &|task| {
         let first = task * ROW_BLOCK;
         isa.dispatch(ConvTask { staging, conv, first, rows: ROW_BLOCK.min(conv.out.rows - first) });

@@ -126,6 +126,7 @@ pub(crate) fn run(run: &Run<'_>, op: &Op, cache: Option<&mut KvCache>) -> Result
             finish(&mut y, None, Some(read(o.b)));
             write(o.out, y);
         }
+        Op::AddPositions(o) => run.add_positions(o)?,
         Op::TakeLastRow(o) => take_last_row(run.view(o.x), run.view(o.out)),
     }
     Ok(())

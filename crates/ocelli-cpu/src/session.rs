@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use half::bf16;
 use ocelli_plan::{
-    ArenaLayout, DType, Element, Op, Plan, TensorId, WeightError, WeightId, WeightSource, plan_arena,
+    AddPositions, ArenaLayout, DType, Element, Op, Plan, TensorId, WeightError, WeightId, WeightSource,
+    plan_arena,
 };
 
 use crate::Isa;
@@ -295,6 +296,26 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Add position embeddings, which are read from the checkpoint: a small part of a tower's work.
+    pub(crate) fn add_positions(&self, op: &AddPositions) -> Result<(), RunError> {
+        let Packed::Table { source, name } = self.weight(op.table) else {
+            unreachable!("the plan declares a table where it adds positions")
+        };
+        let (x, out) = (self.view(op.x), self.view(op.out));
+        let mut table = source.read(name)?;
+        if let Some(first) = op.first {
+            let first = &self.vector(first)[..x.cols];
+            if table.len() == x.rows * x.cols {
+                table.splice(..0, std::iter::repeat_n(0.0, x.cols));
+            }
+            table.iter_mut().zip(first).for_each(|(t, f)| *t += f);
+        }
+        let skip = (out.rows - x.rows) * x.cols;
+        table[skip..].iter_mut().zip(read_view(x)).for_each(|(t, v)| *t += v);
+        write_view(out, &table);
+        Ok(())
+    }
+
     fn run(&self, op: &Op, cache: Option<&mut KvCache>) -> Result<(), RunError> {
         let (isa, pool) = (self.prepared.device.isa, &*self.prepared.device.pool);
         let view = |id| self.view(id);
@@ -389,6 +410,7 @@ impl Run<'_> {
             }
             Op::MeanPool(o) => mean_pool(isa, pool, view(o.x), view(o.out)),
             Op::Add(o) => add(isa, pool, view(o.a), view(o.b), view(o.out)),
+            Op::AddPositions(o) => self.add_positions(o)?,
             Op::TakeLastRow(o) => take_last_row(view(o.x), view(o.out)),
         }
         Ok(())

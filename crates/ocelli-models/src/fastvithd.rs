@@ -1,4 +1,5 @@
-//! FastViTHD, the vision tower of FastVLM: pixels to a map of features.
+//! FastViT with a MobileCLIP trunk: pixels to a map of features. FastViTHD, the vision tower of FastVLM, is one
+//! of them (mci3); mci0, mci1, mci2 and mci4 are those of MobileCLIP, and differ in widths, depths and parts.
 //!
 //! FastVLM (Vasu et al., CVPR 2025, arXiv 2412.13303); reference: `apple/ml-fastvlm`,
 //! `llava/model/multimodal_encoder/mobileclip/mci.py`, and timm `fastvit.py` (`fastvit_mci3`).
@@ -13,7 +14,7 @@ const NORM_EPS: f32 = 1e-5;
 
 /// Append the tower to a plan whose input `pixel_values` `[resolution^2, 3]` it declares.
 ///
-/// Returns the map `[resolution / 64, resolution / 64, features]`: row-major, one row a visual token.
+/// Returns the map `[resolution / stride, resolution / stride, features]`, stride 32 or 64: row-major, one row a visual token.
 ///
 /// # Errors
 /// When a weight is missing or does not fit.
@@ -92,9 +93,12 @@ fn rep_mixer_block(b: &mut PlanBuilder<'_>, x: FeatureMap, name: &str) -> Result
     conv_ffn(b, x, name, "layer_scale")
 }
 
-/// `x1 = x + ls1 * attention(norm(x)); y = x1 + ls2 * ffn(x1)`: no norm before the feed-forward.
+/// `x1 = x + ls1 * attention(norm(x)); y = x1 + ls2 * ffn(x1)`: no norm before the feed-forward. The norm of
+/// mci0 to mci2 is a BatchNorm, which is folded into the queries, keys and values.
 fn attention_block(b: &mut PlanBuilder<'_>, x: FeatureMap, name: &str) -> Result<FeatureMap, PlanError> {
-    let normed = b.layer_norm(x.tensor, &format!("{name}.norm"), NORM_EPS)?;
+    let norm = format!("{name}.norm");
+    let has_norm = b.weights().contains(&format!("{norm}.weight"));
+    let normed = if has_norm { b.layer_norm(x.tensor, &norm, NORM_EPS)? } else { x.tensor };
     let qkv = b.linear(normed, &format!("{name}.attn.qkv"), Activation::None)?;
     let heads = b.cols(qkv) / (3 * HEAD_DIM);
     let mixed = b.attention(qkv, heads, false)?;

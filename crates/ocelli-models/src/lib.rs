@@ -6,10 +6,17 @@
 
 #![forbid(unsafe_code)]
 
+mod clip_head;
+mod clip_text;
 mod fastvithd;
 mod projector;
 mod qwen2;
+mod transformer;
+mod vit;
 
+pub use clip_head::{mci, token_head};
+pub use clip_text::{ClipTextShape, clip_text};
 pub use fastvithd::fastvithd;
 pub use projector::projector;
 pub use qwen2::{LogitRows, Qwen2Shape, embed_tokens, qwen2};
+pub use vit::{VitShape, vit};

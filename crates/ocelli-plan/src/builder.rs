@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::fmt;
 
 use crate::op::{
-    Activation, Add, Attention, CachedAttention, Conv, DepthwiseConv, Embed, GatedLinear, LayerNorm, Linear,
-    MeanPool, Mlp, Op, RmsNorm, Rope, SqueezeExcite, TakeLastRow,
+    Activation, Add, AddPositions, Attention, CachedAttention, Conv, DepthwiseConv, Embed, GatedLinear,
+    LayerNorm, Linear, MeanPool, Mlp, Op, RmsNorm, Rope, SqueezeExcite, TakeLastRow,
 };
 use crate::plan::{Element, Plan, Rows, TensorDecl, TensorId, WeightDecl, WeightId, WeightLayout};
 use crate::weights::{WeightError, WeightSource};
@@ -147,7 +147,7 @@ impl<'w> PlanBuilder<'w> {
     ) -> Result<TensorId, PlanError> {
         let weight = self.matrix(x, prefixes, WeightLayout::Matrix)?;
         let bias = self.optional_bias(prefixes)?;
-        let out = self.temp_like(x, self.plan.weight(weight).rows, Element::Activation);
+        let out = self.temp_like(x, self.plan.weight(weight).rows, self.element_of(residual));
         self.check_residual(residual, out)?;
         let op = Linear { x, weight, bias, activation, scale: None, residual, out };
         Ok(self.emit(Op::Linear(op)))
@@ -169,7 +169,7 @@ impl<'w> PlanBuilder<'w> {
         let bias = self.optional_bias(&prefixes)?;
         let n = self.plan.weight(weight).rows;
         let scale = Some(self.vector(scale, n)?);
-        let out = self.temp_like(x, n, Element::Activation);
+        let out = self.temp_like(x, n, self.element_of(Some(residual)));
         self.check_residual(Some(residual), out)?;
         let activation = Activation::None;
         Ok(self.emit(Op::Linear(Linear {
@@ -183,14 +183,15 @@ impl<'w> PlanBuilder<'w> {
         })))
     }
 
-    /// `x W^T` as f32, with the full name of the matrix: the head.
+    /// `x W^T + b` as f32, with the full name of the matrix: a head.
     ///
     /// # Errors
     /// When the weight is missing or its shape does not fit `x`.
     pub fn logits(&mut self, x: TensorId, weight_name: &str) -> Result<TensorId, PlanError> {
         let weight = self.matrix_named(x, vec![weight_name.to_owned()], WeightLayout::Matrix)?;
         let out = self.temp_like(x, self.plan.weight(weight).rows, Element::F32);
-        let (activation, bias, scale, residual) = (Activation::None, None, None, None);
+        let bias = self.optional_bias(&[weight_name.trim_end_matches(".weight").to_owned()])?;
+        let (activation, scale, residual) = (Activation::None, None, None);
         Ok(self.emit(Op::Linear(Linear { x, weight, bias, activation, scale, residual, out })))
     }
 
@@ -222,7 +223,7 @@ impl<'w> PlanBuilder<'w> {
         let bias1 = self.vector(&bias_of(&names.fc1), hidden)?;
         let bias2 = self.vector(&bias_of(&names.fc2), n)?;
         let scale = names.scale.as_deref().map(|name| self.vector(name, n)).transpose()?;
-        let out = self.temp_like(x, n, Element::Activation);
+        let out = self.temp_like(x, n, self.element_of(residual));
         self.check_residual(residual, out)?;
         Ok(self.emit(Op::Mlp(Mlp { x, fc1, bias1, activation, fc2, bias2, scale, residual, out })))
     }
@@ -429,6 +430,32 @@ impl<'w> PlanBuilder<'w> {
         Ok(self.emit(Op::Add(Add { a, b, out })))
     }
 
+    /// Position embeddings added to rows of a fixed number; with `first`, a class token is put in front of them.
+    ///
+    /// # Errors
+    /// When a weight is missing, or the table has not a row for each row of `x` or of the result.
+    pub fn add_positions(
+        &mut self,
+        x: TensorId,
+        first: Option<&str>,
+        table: &str,
+    ) -> Result<TensorId, PlanError> {
+        let (cols, shape) = (self.cols(x), self.shape(table)?);
+        let Rows::Fixed(rows) = self.plan.tensor(x).rows else {
+            return Err(PlanError::Shape(format!("`{table}` needs a fixed number of rows")));
+        };
+        let out_rows = rows + usize::from(first.is_some());
+        if shape != [rows, cols] && shape != [out_rows, cols] {
+            let why =
+                format!("expected [{out_rows}, {cols}], found {shape:?}; another picture size or context?");
+            return Err(WeightError::new(table, why).into());
+        }
+        let first = first.map(|name| self.vector(name, cols)).transpose()?;
+        let table = self.declare(vec![table.to_owned()], shape[0], cols, WeightLayout::Table);
+        let out = self.temp(Rows::Fixed(out_rows), cols, Element::F32);
+        Ok(self.emit(Op::AddPositions(AddPositions { x, first, table, out })))
+    }
+
     /// The last of the rows that are bound when the plan runs.
     pub fn take_last_row(&mut self, x: TensorId) -> TensorId {
         let (cols, element) = (self.cols(x), self.plan.tensor(x).element);
@@ -536,6 +563,11 @@ impl<'w> PlanBuilder<'w> {
             len += rows;
         }
         Ok(Some(self.declare(names, len, 1, WeightLayout::Vector)))
+    }
+
+    /// A residual keeps its type: where the stream begins in f32 it stays so, whatever is added to it.
+    fn element_of(&self, residual: Option<TensorId>) -> Element {
+        residual.map_or(Element::Activation, |id| self.plan.tensor(id).element)
     }
 
     fn check_residual(&self, residual: Option<TensorId>, out: TensorId) -> Result<(), PlanError> {

@@ -14,8 +14,8 @@ mod weights;
 pub use arena::{ArenaLayout, plan_arena};
 pub use builder::{AttentionShape, FeatureMap, MlpWeights, PlanBuilder, PlanError};
 pub use op::{
-    Activation, Add, Attention, CachedAttention, Conv, DepthwiseConv, Embed, GatedLinear, LayerNorm, Linear,
-    MeanPool, Mlp, Op, RmsNorm, Rope, SqueezeExcite, TakeLastRow,
+    Activation, Add, AddPositions, Attention, CachedAttention, Conv, DepthwiseConv, Embed, GatedLinear,
+    LayerNorm, Linear, MeanPool, Mlp, Op, RmsNorm, Rope, SqueezeExcite, TakeLastRow,
 };
 pub use plan::{DType, Element, Plan, Rows, TensorDecl, TensorId, WeightDecl, WeightId, WeightLayout};
 pub use weights::{WeightError, WeightSource};

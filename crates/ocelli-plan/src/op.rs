@@ -34,6 +34,7 @@ pub enum Op {
     SqueezeExcite(SqueezeExcite),
     MeanPool(MeanPool),
     Add(Add),
+    AddPositions(AddPositions),
     TakeLastRow(TakeLastRow),
 }
 
@@ -264,6 +265,20 @@ pub struct Add {
     pub out: TensorId,
 }
 
+/// `out = concat(first, x) + table`: position embeddings, with a class token in front where there is one.
+/// A table with as many rows as `x` gives the class token none.
+#[derive(Debug, Clone)]
+pub struct AddPositions {
+    /// `[rows, cols]`.
+    pub x: TensorId,
+    /// `[cols]`.
+    pub first: Option<WeightId>,
+    /// Table `[rows or rows + 1, cols]`.
+    pub table: WeightId,
+    /// `[rows, cols]`, or one row more.
+    pub out: TensorId,
+}
+
 /// `out[0] = last row of x`.
 #[derive(Debug, Clone)]
 pub struct TakeLastRow {
@@ -291,6 +306,7 @@ impl Op {
             Op::SqueezeExcite(_) => "squeeze_excite",
             Op::MeanPool(_) => "mean_pool",
             Op::Add(_) => "add",
+            Op::AddPositions(_) => "add_positions",
             Op::TakeLastRow(_) => "take_last_row",
         }
     }
@@ -312,6 +328,7 @@ impl Op {
             Op::SqueezeExcite(o) => vec![o.x],
             Op::MeanPool(o) => vec![o.x],
             Op::Add(o) => vec![o.a, o.b],
+            Op::AddPositions(o) => vec![o.x],
             Op::TakeLastRow(o) => vec![o.x],
         }
     }
@@ -333,6 +350,7 @@ impl Op {
             Op::SqueezeExcite(o) => o.out,
             Op::MeanPool(o) => o.out,
             Op::Add(o) => o.out,
+            Op::AddPositions(o) => o.out,
             Op::TakeLastRow(o) => o.out,
         }
     }

@@ -89,6 +89,7 @@ pub fn op_cases() -> Vec<OpCase> {
     cases.extend(cached_attentions());
     cases.extend(poolings());
     cases.push(embed());
+    cases.extend(positions());
     cases
 }
 
@@ -266,4 +267,21 @@ fn embed() -> OpCase {
     let plan = b.finish();
     let ids = vec![0, 49, 7, 7];
     OpCase { name: "embed".into(), plan, weights, x: vec![], ids, runs: vec![4], cache: None }
+}
+
+fn positions() -> Vec<OpCase> {
+    let mut cases = Vec::new();
+    for (rows, cols) in [(1, 1), (5, 17), (16, 48)] {
+        let case = |what: &str, table: usize| {
+            Case::new(format!("positions {what} {rows}x{cols}"), rows, cols)
+                .weight("first", &[cols])
+                .weight("table", &[table, cols])
+        };
+        cases.push(case("plain", rows).op(|b, x| b.add_positions(x, None, "table").expect("case")));
+        let class = case("class", rows + 1);
+        cases.push(class.op(|b, x| b.add_positions(x, Some("first"), "table").expect("case")));
+        let without = case("class without", rows);
+        cases.push(without.op(|b, x| b.add_positions(x, Some("first"), "table").expect("case")));
+    }
+    cases
 }
