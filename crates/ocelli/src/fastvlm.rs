@@ -75,7 +75,7 @@ impl Stage {
         Self { plan, arena: Mutex::new(None) }
     }
 
-    fn with_arena<R>(&self, f: impl FnOnce(&PreparedPlan, &mut Arena) -> R) -> R {
+    pub(crate) fn with_arena<R>(&self, f: impl FnOnce(&PreparedPlan, &mut Arena) -> R) -> R {
         let kept = lock(&self.arena).take();
         let mut arena = kept.unwrap_or_else(|| self.plan.new_arena());
         let result = f(&self.plan, &mut arena);
@@ -88,7 +88,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn ms_since(start: Instant) -> f64 {
+pub(crate) fn ms_since(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
 }
 

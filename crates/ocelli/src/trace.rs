@@ -82,7 +82,7 @@ impl FastVlm {
 }
 
 /// `[side * side, channels]` to `[channels, side, side]`.
-fn planar(name: &str, values: &[f32], side: usize, channels: usize) -> Stage {
+pub(crate) fn planar(name: &str, values: &[f32], side: usize, channels: usize) -> Stage {
     let pixels = side * side;
     let mut out = vec![0.0; values.len()];
     for (p, pixel) in values.chunks_exact(channels).enumerate() {

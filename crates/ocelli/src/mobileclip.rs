@@ -1,0 +1,371 @@
+//! MobileCLIP: pictures and texts to one space, and labels by nearness in it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use ocelli_cpu::{CpuDevice, CpuWeights, Isa};
+use ocelli_image::{ClipPreprocess, DecodeOptions, Filter, ResizeMode, Rgb8};
+use ocelli_models::{ClipTextShape, VitShape, clip_text, mci, token_head, vit};
+use ocelli_plan::{DType, Plan, PlanBuilder, PlanError, WeightSource};
+use ocelli_text::{ClipTokenizer, ClipTokens};
+use ocelli_weights::{ClipCheckpoint, ClipConfig, ClipTower, Interpolation};
+
+use crate::Error;
+use crate::fastvlm::{Stage as Prepared, lock, ms_since, named};
+use crate::trace::{Stage, planar};
+
+/// How a MobileCLIP is loaded.
+#[derive(Debug, Clone)]
+pub struct ClipOptions {
+    /// Type of activations and matrices.
+    pub dtype: DType,
+    /// Threads; 0 means one for each core.
+    pub threads: usize,
+    /// Force an instruction set; otherwise `OCELLI_ISA` or the best that the CPU has.
+    pub isa: Option<Isa>,
+    /// A directory with the vocabulary; otherwise the model's own, or CLIP's, which is built in.
+    pub tokenizer: Option<PathBuf>,
+}
+
+impl Default for ClipOptions {
+    fn default() -> Self {
+        Self { dtype: DType::Bf16, threads: 0, isa: None, tokenizer: None }
+    }
+}
+
+/// A loaded model. The two towers are prepared when they are first needed: a text query never loads the image
+/// tower.
+pub struct MobileClip {
+    config: ClipConfig,
+    preprocess: ClipPreprocess,
+    weights: CpuWeights,
+    source: Arc<dyn WeightSource>,
+    /// Where the vocabulary comes from.
+    vocabulary: Option<PathBuf>,
+    tokenizer: Mutex<Option<Arc<ClipTokenizer>>>,
+    image: Mutex<Option<Arc<Tower>>>,
+    text: Mutex<Option<Arc<Tower>>>,
+}
+
+/// A tower: trunk, and the head over one of its rows where the trunk does not end in it.
+struct Tower {
+    trunk: Prepared,
+    head: Option<Prepared>,
+}
+
+/// A picture as the image tower wants it.
+#[derive(Debug, Clone)]
+pub struct ClipImage {
+    /// `[size, size, 3]`, normalised with the model's mean and standard deviation.
+    pixel_values: Arc<Vec<f32>>,
+    /// Time that decoding, resizing and normalising took.
+    pub preprocess_ms: f64,
+}
+
+/// One label of a zero-shot classification.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LabelScore {
+    /// Which of the labels.
+    pub label: usize,
+    /// Softmax over the labels of similarity times the model's logit scale.
+    pub probability: f32,
+    /// Cosine of picture and label.
+    pub similarity: f32,
+}
+
+impl MobileClip {
+    /// Open a model: an open_clip directory, timm's image tower, or one safetensors file of either.
+    ///
+    /// # Errors
+    /// When files are missing or broken, or a tensor is missing, unused or misshapen.
+    pub fn load(path: &Path, options: &ClipOptions) -> Result<Self, Error> {
+        let isa = options.isa.map_or_else(Isa::detect, Ok)?;
+        let checkpoint = ClipCheckpoint::open(path)?;
+        let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+        let own = ["tokenizer.json", "vocab.json"].iter().any(|name| dir.join(name).is_file());
+        let vocabulary = options.tokenizer.clone().or_else(|| own.then(|| dir.to_owned()));
+        let source = checkpoint.weight_source();
+        let device = CpuDevice::new(isa, options.dtype, options.threads);
+        let weights = CpuWeights::new(device, Arc::clone(&source));
+        let image = &checkpoint.config.image;
+        let preprocess = ClipPreprocess {
+            size: image.size,
+            mean: image.mean,
+            std: image.std,
+            interpolation: match image.interpolation {
+                Interpolation::Bilinear => Filter::Bilinear,
+                Interpolation::Bicubic => Filter::Bicubic,
+            },
+            resize_mode: if image.squash { ResizeMode::Squash } else { ResizeMode::Shortest },
+        };
+        Ok(Self {
+            config: checkpoint.config,
+            preprocess,
+            weights,
+            source,
+            vocabulary,
+            tokenizer: Mutex::default(),
+            image: Mutex::default(),
+            text: Mutex::default(),
+        })
+    }
+
+    /// Sizes and constants of the checkpoint.
+    pub fn config(&self) -> &ClipConfig {
+        &self.config
+    }
+
+    /// Name of the instruction set that runs.
+    pub fn kernels(&self) -> &'static str {
+        self.weights.device().isa().name()
+    }
+
+    /// Read a picture file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is no picture, or has too many pixels.
+    pub fn open_image(&self, path: &Path, options: &DecodeOptions) -> Result<ClipImage, Error> {
+        let start = Instant::now();
+        let rgb = ocelli_image::open(path, options)?;
+        Ok(ClipImage { preprocess_ms: ms_since(start), ..self.prepare_image(&rgb) })
+    }
+
+    /// Resize and normalise decoded pixels.
+    pub fn prepare_image(&self, rgb: &Rgb8) -> ClipImage {
+        let start = Instant::now();
+        let pixel_values = Arc::new(self.preprocess.run(rgb));
+        ClipImage { pixel_values, preprocess_ms: ms_since(start) }
+    }
+
+    /// Embeddings of pictures, `embed_dim` values of length 1 each.
+    ///
+    /// # Errors
+    /// When a weight cannot be read.
+    pub fn embed_images(&self, images: &[ClipImage]) -> Result<Vec<Vec<f32>>, Error> {
+        let tower = self.image_tower()?;
+        images.iter().map(|image| Ok(normalised(self.run_image(&tower, image)?))).collect()
+    }
+
+    /// Embeddings of texts, `embed_dim` values of length 1 each.
+    ///
+    /// # Errors
+    /// When the model has no text tower, or the vocabulary is not the model's.
+    pub fn embed_texts(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, Error> {
+        let (tower, tokenizer) = (self.text_tower()?, self.tokenizer()?);
+        let context = self.text_shape()?.context_length;
+        texts
+            .iter()
+            .map(|text| Ok(normalised(self.run_text(&tower, &tokenizer.encode(text, context))?)))
+            .collect()
+    }
+
+    /// One embedding for a label: the normalised mean over the templates, in which `{}` is the label. Without
+    /// templates the label stands for itself.
+    ///
+    /// # Errors
+    /// As for [`Self::embed_texts`].
+    pub fn embed_label(&self, label: &str, templates: &[&str]) -> Result<Vec<f32>, Error> {
+        let texts: Vec<String> = match templates {
+            [] => vec![label.to_owned()],
+            _ => templates.iter().map(|t| ocelli_text::templates::fill(t, label)).collect(),
+        };
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let embeddings = self.embed_texts(&texts)?;
+        let mut mean = vec![0.0; self.config.embed_dim];
+        for embedding in &embeddings {
+            mean.iter_mut().zip(embedding).for_each(|(m, v)| *m += v);
+        }
+        Ok(normalised(mean))
+    }
+
+    /// The labels in order of probability, given their embeddings.
+    ///
+    /// # Errors
+    /// When a weight cannot be read.
+    pub fn zero_shot(&self, image: &ClipImage, labels: &[Vec<f32>]) -> Result<Vec<LabelScore>, Error> {
+        let embedding = normalised(self.run_image(&*self.image_tower()?, image)?);
+        Ok(self.rank(&embedding, labels))
+    }
+
+    /// The labels in order of probability for an embedding of length 1.
+    pub fn rank(&self, embedding: &[f32], labels: &[Vec<f32>]) -> Vec<LabelScore> {
+        let cosine = |label: &Vec<f32>| embedding.iter().zip(label).map(|(a, b)| a * b).sum::<f32>();
+        let similarities: Vec<f32> = labels.iter().map(cosine).collect();
+        let most = similarities.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let weight = |s: f32| (f64::from(s - most) * f64::from(self.config.logit_scale)).exp();
+        let total: f64 = similarities.iter().map(|&s| weight(s)).sum();
+        let score = |(label, &similarity): (usize, &f32)| LabelScore {
+            label,
+            similarity,
+            probability: (weight(similarity) / total) as f32,
+        };
+        let mut scores: Vec<LabelScore> = similarities.iter().enumerate().map(score).collect();
+        scores.sort_by(|a, b| b.similarity.total_cmp(&a.similarity).then(a.label.cmp(&b.label)));
+        scores
+    }
+
+    /// Every stage of the image tower, and `image_features`, the embedding before it is normalised.
+    ///
+    /// # Errors
+    /// When a weight cannot be read.
+    pub fn trace_image(&self, image: &ClipImage) -> Result<Vec<Stage>, Error> {
+        let plan = self.weights.prepare(self.image_plan(true)?)?;
+        let mut arena = plan.new_arena();
+        plan.write(&mut arena, named(&plan, "pixel_values"), &image.pixel_values);
+        plan.run(&mut arena, 1, None, &|| false)?;
+        let fast_vit = matches!(self.config.tower, ClipTower::FastVit(_));
+        let mut stages = vec![planar("pixel_values", &image.pixel_values, self.config.image.size, 3)];
+        for tensor in plan.plan().tensors.iter().filter(|t| t.is_output && t.name != "embedding") {
+            let values = plan.read(&mut arena, named(&plan, &tensor.name), 1);
+            let rows = values.len() / tensor.cols;
+            stages.push(if fast_vit {
+                planar(&tensor.name, &values, rows.isqrt(), tensor.cols)
+            } else {
+                Stage { name: tensor.name.clone(), shape: vec![rows, tensor.cols], values }
+            });
+        }
+        let features = self.run_image(&*self.image_tower()?, image)?;
+        stages.push(Stage { name: "image_features".into(), shape: vec![features.len()], values: features });
+        Ok(stages)
+    }
+
+    /// Every stage of the text tower, and `text_features`, the embedding before it is normalised.
+    ///
+    /// # Errors
+    /// As for [`Self::embed_texts`].
+    pub fn trace_text(&self, text: &str) -> Result<Vec<Stage>, Error> {
+        let shape = self.text_shape()?;
+        let tokens = self.tokenizer()?.encode(text, shape.context_length);
+        let plan = self.weights.prepare(clip_text(&*self.source, &shape, true)?)?;
+        let mut arena = plan.new_arena();
+        plan.write_ids(&mut arena, named(&plan, "ids"), &tokens.ids);
+        plan.run(&mut arena, 1, None, &|| false)?;
+        let ids = tokens.ids.iter().map(|&id| id as f32).collect();
+        let mut stages = vec![Stage { name: "token_ids".into(), shape: vec![tokens.ids.len()], values: ids }];
+        for tensor in plan.plan().tensors.iter().filter(|t| t.is_output) {
+            let values = plan.read(&mut arena, named(&plan, &tensor.name), 1);
+            let shape = vec![values.len() / tensor.cols, tensor.cols];
+            stages.push(Stage { name: tensor.name.clone(), shape, values });
+        }
+        let features = self.run_text(&*self.text_tower()?, &tokens)?;
+        stages.push(Stage { name: "text_features".into(), shape: vec![features.len()], values: features });
+        Ok(stages)
+    }
+
+    /// The tokens of a text: `context_length` ids, padded with 0.
+    ///
+    /// # Errors
+    /// As for [`Self::embed_texts`].
+    pub fn tokens(&self, text: &str) -> Result<ClipTokens, Error> {
+        Ok(self.tokenizer()?.encode(text, self.text_shape()?.context_length))
+    }
+
+    fn run_image(&self, tower: &Tower, image: &ClipImage) -> Result<Vec<f32>, Error> {
+        let output = if tower.head.is_some() { "tokens" } else { "embedding" };
+        let rows = tower.trunk.with_arena(|plan, arena| {
+            plan.write(arena, named(plan, "pixel_values"), &image.pixel_values);
+            plan.run(arena, 1, None, &|| false)?;
+            Ok::<_, Error>(plan.read(arena, named(plan, output), 1))
+        })?;
+        // The class token is the first.
+        tower.finish(rows, 0)
+    }
+
+    fn run_text(&self, tower: &Tower, tokens: &ClipTokens) -> Result<Vec<f32>, Error> {
+        let rows = tower.trunk.with_arena(|plan, arena| {
+            plan.write_ids(arena, named(plan, "ids"), &tokens.ids);
+            plan.run(arena, 1, None, &|| false)?;
+            Ok::<_, Error>(plan.read(arena, named(plan, "tokens"), 1))
+        })?;
+        tower.finish(rows, tokens.end)
+    }
+
+    fn image_plan(&self, trace: bool) -> Result<Plan, PlanError> {
+        let size = self.config.image.size;
+        let ClipTower::Vit { layers, heads, conv_stem } = self.config.tower else {
+            return mci(&*self.source, size, trace);
+        };
+        let mut b = PlanBuilder::new("vit", &*self.source, 1).trace(trace);
+        let tokens = vit(&mut b, &VitShape { layers, heads, conv_stem }, size)?;
+        if !trace {
+            b.output("tokens", tokens);
+        }
+        Ok(b.finish())
+    }
+
+    fn image_tower(&self) -> Result<Arc<Tower>, Error> {
+        let mut kept = lock(&self.image);
+        if let Some(tower) = &*kept {
+            return Ok(Arc::clone(tower));
+        }
+        let head = matches!(self.config.tower, ClipTower::Vit { .. });
+        let tower = self.prepare(self.image_plan(false)?, head.then_some("vision"))?;
+        Ok(Arc::clone(kept.insert(Arc::new(tower))))
+    }
+
+    fn text_tower(&self) -> Result<Arc<Tower>, Error> {
+        let mut kept = lock(&self.text);
+        if let Some(tower) = &*kept {
+            return Ok(Arc::clone(tower));
+        }
+        let plan = clip_text(&*self.source, &self.text_shape()?, false)?;
+        let tower = self.prepare(plan, Some("text"))?;
+        Ok(Arc::clone(kept.insert(Arc::new(tower))))
+    }
+
+    fn prepare(&self, trunk: Plan, head: Option<&str>) -> Result<Tower, Error> {
+        let head = head.map(|tower| token_head(&*self.source, tower)).transpose()?;
+        let head = head.map(|plan| self.weights.prepare(plan)).transpose()?;
+        Ok(Tower { trunk: Prepared::new(self.weights.prepare(trunk)?), head: head.map(Prepared::new) })
+    }
+
+    fn text_shape(&self) -> Result<ClipTextShape, Error> {
+        let text = self.config.text.as_ref().ok_or(Error::NoTextTower)?;
+        Ok(ClipTextShape {
+            context_length: text.context_length,
+            layers: text.layers,
+            heads: text.heads,
+            causal: text.causal,
+        })
+    }
+
+    fn tokenizer(&self) -> Result<Arc<ClipTokenizer>, Error> {
+        let mut kept = lock(&self.tokenizer);
+        if let Some(tokenizer) = &*kept {
+            return Ok(Arc::clone(tokenizer));
+        }
+        let tokenizer = match &self.vocabulary {
+            Some(dir) => ClipTokenizer::from_dir(dir)?,
+            None => ClipTokenizer::new(),
+        };
+        let model = self.config.text.as_ref().ok_or(Error::NoTextTower)?.vocab_size;
+        if tokenizer.vocab_size() != model {
+            return Err(Error::Vocabulary { tokenizer: tokenizer.vocab_size(), model });
+        }
+        Ok(Arc::clone(kept.insert(Arc::new(tokenizer))))
+    }
+}
+
+impl Tower {
+    /// The embedding in the trunk's output: all of it, or what the head makes of row `row`.
+    fn finish(&self, rows: Vec<f32>, row: usize) -> Result<Vec<f32>, Error> {
+        let Some(head) = &self.head else { return Ok(rows) };
+        head.with_arena(|plan, arena| {
+            let token = named(plan, "token");
+            let width = plan.plan().tensor(token).cols;
+            plan.write(arena, token, &rows[row * width..][..width]);
+            plan.run(arena, 1, None, &|| false)?;
+            Ok(plan.read(arena, named(plan, "embedding"), 1))
+        })
+    }
+}
+
+/// Divided by its length; a vector of zeros stays one.
+fn normalised(mut v: Vec<f32>) -> Vec<f32> {
+    let length = v.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+    if length > 0.0 {
+        v.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+    }
+    v
+}
