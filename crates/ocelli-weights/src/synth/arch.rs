@@ -408,9 +408,6 @@ fn embedding_std(sizes: &Sizes) -> f32 {
     LOGIT_STD / (sizes.hidden as f32).sqrt()
 }
 
-/// Gain of queries and keys: with 1 attention is an even mean of the prompt, and one token repeats for ever.
-const SHARPNESS: f32 = 2.0;
-
 fn language(list: &mut List, sizes: &Sizes) {
     let (hidden, heads) = (sizes.hidden, sizes.heads);
     let kv_rows = hidden / heads * sizes.kv_heads;
@@ -421,8 +418,8 @@ fn language(list: &mut List, sizes: &Sizes) {
     for l in 0..sizes.layers {
         list.begin(Group::Language, &format!("model.layers.{l}."));
         list.norm_weight("input_layernorm.weight", hidden);
-        list.weight_and_bias("self_attn.q_proj", &[hidden, hidden], SHARPNESS);
-        list.weight_and_bias("self_attn.k_proj", &[kv_rows, hidden], SHARPNESS);
+        list.weight_and_bias("self_attn.q_proj", &[hidden, hidden], 1.0);
+        list.weight_and_bias("self_attn.k_proj", &[kv_rows, hidden], 1.0);
         list.weight_and_bias("self_attn.v_proj", &[kv_rows, hidden], 1.0);
         list.weight("self_attn.o_proj.weight", &[hidden, hidden], residual);
         list.norm_weight("post_attention_layernorm.weight", hidden);
