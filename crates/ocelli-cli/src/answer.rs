@@ -13,8 +13,9 @@ use ocelli::{
 use safetensors::tensor::TensorView;
 use serde_json::json;
 
-use crate::args::{Cli, FitArg, GenerateArgs, ModelArgs, OrientationArg};
-use crate::home::PullRecord;
+use crate::args::{Cli, ClipArgs, FitArg, GenerateArgs, ModelArgs, OrientationArg};
+use crate::clip;
+use crate::home::{PullRecord, find};
 use crate::message::{is_closed_pipe, message, printable};
 use crate::model::load;
 
@@ -275,9 +276,14 @@ pub fn trace(
     model: &ModelArgs,
     generate: &GenerateArgs,
 ) -> anyhow::Result<bool> {
-    let session = Session::new(model, generate)?;
-    let request = session.ask(prompt, vec![session.open(image)?]);
-    let stages = session.model.trace(&request)?;
+    let (stages, kernels, name) = if let Some(clip) = clip_arguments(model, generate) {
+        let (stages, kernels) = clip::trace(&clip, image, prompt)?;
+        (stages, kernels, clip.model)
+    } else {
+        let session = Session::new(model, generate)?;
+        let request = session.ask(prompt, vec![session.open(image)?]);
+        (session.model.trace(&request)?, session.model.kernels(), session.name)
+    };
     let bytes: Vec<Vec<u8>> =
         stages.iter().map(|s| s.values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
     let mut views = Vec::new();
@@ -285,7 +291,7 @@ pub fn trace(
         let view = TensorView::new(safetensors::Dtype::F32, stage.shape.clone(), bytes)?;
         views.push((stage.name.clone(), view));
     }
-    let metadata = Some(HashMap::from([("kernels".to_owned(), session.model.kernels().to_owned())]));
+    let metadata = Some(HashMap::from([("kernels".to_owned(), kernels.to_owned())]));
     safetensors::serialize_to_file(views, metadata, out)
         .with_context(|| format!("writing {}", out.display()))?;
     eprintln!("wrote {} stages to {}", stages.len(), out.display());
@@ -295,11 +301,27 @@ pub fn trace(
             "image": image.display().to_string(),
             "out": out.display().to_string(),
             "stages": stages,
-            "model": session.name,
+            "model": name,
             "device": "cpu",
-            "kernels": session.model.kernels(),
+            "kernels": kernels,
         });
         writeln!(std::io::stdout(), "{report}")?;
     }
     Ok(true)
+}
+
+/// The arguments of `trace` for a MobileCLIP, if the model is one.
+fn clip_arguments(model: &ModelArgs, generate: &GenerateArgs) -> Option<ClipArgs> {
+    let name = model.model.clone()?;
+    let path = PathBuf::from(&name);
+    let path = if path.is_file() { path } else { find(&name).ok()? };
+    ocelli::ClipCheckpoint::is_clip(&path).then(|| ClipArgs {
+        model: name,
+        tokenizer: model.tokenizer.clone(),
+        device: model.device,
+        threads: model.threads,
+        dtype: model.dtype,
+        orientation: generate.orientation,
+        max_pixels: generate.max_pixels,
+    })
 }

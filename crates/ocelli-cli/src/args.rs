@@ -50,6 +50,10 @@ pub enum Command {
         #[command(flatten)]
         generate: GenerateArgs,
     },
+    /// Turn pictures and texts into embeddings of length 1 (MobileCLIP), one JSON object each
+    Embed(EmbedArgs),
+    /// Say which of some labels a picture shows (MobileCLIP)
+    Classify(ClassifyArgs),
     /// Show a model's family, sizes, types and memory plan without loading it
     Inspect {
         /// Model directory, or the name of a pulled model
@@ -147,6 +151,9 @@ pub struct ModelArgs {
     /// Take the vision tower from this checkpoint (for language-only MLX models)
     #[arg(long, value_name = "DIR")]
     pub vision: Option<PathBuf>,
+    /// Directory of the vocabulary, for `trace` with a MobileCLIP that has another one than CLIP's
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub tokenizer: Option<PathBuf>,
     /// Where to run; gpu is not supported yet
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub device: Device,
@@ -156,6 +163,82 @@ pub struct ModelArgs {
     /// Compute type: f32 is exact and takes twice the memory; auto is bf16
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     pub dtype: Dtype,
+}
+
+/// Which MobileCLIP, and how it runs.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Model")]
+pub struct ClipArgs {
+    /// Model directory or weight file, or the name of a pulled model
+    #[arg(long, value_name = "DIR|FILE|ID")]
+    pub model: String,
+    /// Directory of the vocabulary, where it is neither CLIP's own nor beside the weights
+    #[arg(long, value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
+    /// Where to run; gpu is not supported yet
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
+    /// Threads; 0 is one for each core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
+    /// Compute type: f32 is exact and takes twice the memory; auto is bf16
+    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
+    pub dtype: Dtype,
+    /// Turn pictures upright as their EXIF data say, or ignore it
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = OrientationArg::Exif, help_heading = "Pictures")]
+    pub orientation: OrientationArg,
+    /// Refuse pictures with more pixels
+    #[arg(long, value_name = "N", default_value_t = 178_956_970, help_heading = "Pictures")]
+    pub max_pixels: u64,
+}
+
+/// What to embed.
+#[derive(Args, Clone)]
+pub struct EmbedArgs {
+    /// A picture, a folder of pictures, or - for a list of files on stdin; may be repeated
+    #[arg(long = "image", value_name = "FILE|DIR|-")]
+    pub images: Vec<PathBuf>,
+    /// A text, or - for one a line on stdin; may be repeated
+    #[arg(long = "text", value_name = "TEXT|-")]
+    pub texts: Vec<String>,
+    /// Write one file instead of JSON Lines: .npy or .safetensors
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// JSON Lines on stdout, which is the default
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub clip: ClipArgs,
+}
+
+/// What to tell apart.
+#[derive(Args, Clone)]
+pub struct ClassifyArgs {
+    /// Picture files or folders, or - for a list on stdin
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
+    /// The labels, with commas between
+    #[arg(
+        long,
+        value_name = "A,B,C",
+        conflicts_with = "labels_file",
+        required_unless_present = "labels_file"
+    )]
+    pub labels: Option<String>,
+    /// A file with one label a line
+    #[arg(long, value_name = "FILE")]
+    pub labels_file: Option<PathBuf>,
+    /// A text around each label, such as "a photo of a {}"; 7 or 80 are CLIP's own ensembles; may be repeated
+    #[arg(long = "template", value_name = "TEXT|7|80")]
+    pub templates: Vec<String>,
+    /// Show this many labels; 0 shows all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub top: usize,
+    /// One JSON object a picture on stdout
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub clip: ClipArgs,
 }
 
 /// Where to run.

@@ -6,10 +6,16 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 /// Short names that `pull` and `--model` know, and the repositories they stand for.
-pub const SHORT_NAMES: [(&str, &str); 3] = [
+pub const SHORT_NAMES: [(&str, &str); 9] = [
     ("fastvlm-0.5b", "apple/FastVLM-0.5B"),
     ("fastvlm-1.5b", "apple/FastVLM-1.5B"),
     ("fastvlm-7b", "apple/FastVLM-7B"),
+    ("mobileclip2-s0", "timm/MobileCLIP2-S0-OpenCLIP"),
+    ("mobileclip2-s2", "timm/MobileCLIP2-S2-OpenCLIP"),
+    ("mobileclip2-s3", "timm/MobileCLIP2-S3-OpenCLIP"),
+    ("mobileclip2-s4", "timm/MobileCLIP2-S4-OpenCLIP"),
+    ("mobileclip2-b", "timm/MobileCLIP2-B-OpenCLIP"),
+    ("mobileclip2-l14", "timm/MobileCLIP2-L-14-OpenCLIP"),
 ];
 /// What `pull` notes beside the files it takes.
 const RECORD: &str = "ocelli-pull.json";

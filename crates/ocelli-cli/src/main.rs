@@ -7,6 +7,7 @@
 
 mod answer;
 mod args;
+mod clip;
 mod home;
 mod hub;
 mod kept;
@@ -42,6 +43,8 @@ fn run(command: Command) -> anyhow::Result<bool> {
             answer::ask(&images_and_question, together, &model, &generate)
         }
         Command::Chat { image, model, generate } => answer::chat(image.as_deref(), &model, &generate),
+        Command::Embed(args) => clip::embed(&args),
+        Command::Classify(args) => clip::classify(&args),
         Command::Inspect { model, vision, json } => report::inspect(&model, vision.as_deref(), json),
         Command::Trace { image, prompt, out, model, generate } => {
             answer::trace(&image, &prompt, &out, &model, &generate)

@@ -32,6 +32,9 @@ pub fn load(args: &ModelArgs) -> anyhow::Result<(FastVlm, PathBuf, f64)> {
     if args.device == Device::Gpu {
         bail!("--device gpu is not supported yet: use cpu or auto");
     }
+    if args.tokenizer.is_some() {
+        bail!("--tokenizer is for MobileCLIP: a FastVLM's tokenizer lies in its own directory");
+    }
     let dir = args.model.as_deref().map_or_else(default_model, find)?;
     let dtype = match args.dtype {
         Dtype::F32 => DType::F32,
