@@ -208,9 +208,10 @@ impl Module<'_> {
                 return Ok(Plan::Single(self.squeezed(&self.theirs, weight)?));
             }
             Form::Transposed => return Ok(Plan::Single(self.transposed(&self.theirs, weight)?)),
-            Form::ConvBatchNorm(child) => {
-                let branch = BranchRow { timm: child, apple: child, conv: BranchConv::Full };
-                return Ok(Plan::Fold(Recipe::Sum(self.branches([&branch])?), false));
+            Form::ConvBatchNorm { child, norm } => {
+                let branch = BranchRow { timm: child.timm, apple: child.apple, conv: BranchConv::Full };
+                let branch = self.branch(&branch, norm.in_style(self.style))?;
+                return Ok(Plan::Fold(Recipe::Sum(vec![branch]), false));
             }
             Form::BatchNormLinear => return Ok(Plan::Fold(self.batch_norm_linear()?, false)),
             _ => {}
@@ -288,10 +289,10 @@ impl Module<'_> {
         &self,
         rows: impl IntoIterator<Item = &'r BranchRow>,
     ) -> Result<Vec<Branch<Part>>, LoadError> {
-        rows.into_iter().map(|row| self.branch(row)).collect()
+        rows.into_iter().map(|row| self.branch(row, "bn")).collect()
     }
 
-    fn branch(&self, row: &BranchRow) -> Result<Branch<Part>, LoadError> {
+    fn branch(&self, row: &BranchRow, norm: &str) -> Result<Branch<Part>, LoadError> {
         let name = format!("{}.{}", self.theirs, row.name(self.style));
         let shape = self.row.shape;
         let out = [shape.first().copied().unwrap_or(Dim::N(1))];
@@ -303,7 +304,7 @@ impl Module<'_> {
             BranchConv::Kernel(k) => shape.iter().take(2).copied().chain([Dim::N(k), Dim::N(k)]).collect(),
         };
         let conv = self.part(&format!("{name}.conv.weight"), dims)?;
-        Ok(Branch { conv: Some(conv), norm: self.batch_norm(&format!("{name}.bn"), &out)? })
+        Ok(Branch { conv: Some(conv), norm: self.batch_norm(&format!("{name}.{norm}"), &out)? })
     }
 
     fn batch_norm(&self, name: &str, dims: &[Dim]) -> Result<BatchNorm<Part>, LoadError> {

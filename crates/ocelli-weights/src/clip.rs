@@ -1,4 +1,4 @@
-//! Opening a MobileCLIP: an open_clip directory, or timm's image tower alone.
+//! Opening a MobileCLIP: an open_clip directory, timm's image tower alone, or one of Apple's `.pt` files.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,15 +18,25 @@ use crate::shards::TensorFiles;
 use crate::structure::{FastVit, leading_index};
 use crate::weights::Weights;
 
-/// Prefix of the image tower in open_clip's files.
-const OPEN_CLIP_TOWER: &str = "visual.trunk.";
-const OPEN_CLIP_TEXT: &str = "text.";
+/// Where open_clip, and Apple for MobileCLIP2, put the towers.
+const OPEN_CLIP: Places = Places { tower: "visual.trunk.", text: "text.", style: Style::Timm };
+/// Where Apple put them for the first MobileCLIP.
+const APPLE_V1: Places = Places { tower: "image_encoder.model.", text: "text_encoder.", style: Style::Apple };
+/// timm's image tower alone.
+const TIMM: Places = Places { tower: "", text: "\0", style: Style::Timm };
+/// What only the text tower of the first MobileCLIP-S0 has.
+const V1_S0_TEXT: &str = "text_encoder.transformer.0.token_mixer.";
+const CONFIG: &str = "open_clip_config.json";
+const LOGIT_SCALE: &str = "logit_scale";
 /// Values of an attention head in the released vision transformers.
 const VIT_HEAD_DIM: usize = 64;
 /// In models too narrow for that.
 const TINY_HEAD_DIM: usize = 16;
 /// More than any network has.
 const MAX_LAYERS: usize = 1024;
+/// Of CLIP's own training pictures.
+const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 /// open_clip clamps at `exp` of this, as CLIP was trained.
 const MAX_LOGIT_SCALE: f32 = 100.0;
 
@@ -114,7 +124,7 @@ pub struct ClipCheckpoint {
 }
 
 impl ClipCheckpoint {
-    /// Open a directory, or one safetensors file of it. Maps the file and checks every name, type and shape;
+    /// Open a directory, or one file of it: safetensors, or Apple's `.pt`. Maps the file and checks every name, type and shape;
     /// reads no weights.
     ///
     /// # Errors
@@ -122,7 +132,7 @@ impl ClipCheckpoint {
     /// tensor is missing, unused or misshapen.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let (dir, file) = if path.is_dir() {
-            (path.to_owned(), Some(path.join("open_clip_model.safetensors")).filter(|file| file.is_file()))
+            (path.to_owned(), weight_file(path))
         } else {
             (path.parent().unwrap_or(Path::new(".")).to_owned(), Some(path.to_owned()))
         };
@@ -131,7 +141,13 @@ impl ClipCheckpoint {
             None => TensorFiles::open(&dir)?,
         };
         let source = Source { files, quantization: Quantization::default() };
-        if source.files.any_under(OPEN_CLIP_TOWER) { open_clip(&dir, &source) } else { timm(&dir, &source) }
+        if source.files.any_under(APPLE_V1.tower) {
+            both_towers(&dir, &source, Family::AppleClip, APPLE_V1)
+        } else if source.files.any_under(OPEN_CLIP.tower) {
+            both_towers(&dir, &source, Family::OpenClip, OPEN_CLIP)
+        } else {
+            timm(&dir, &source)
+        }
     }
 
     /// Whether a directory or file looks like a MobileCLIP rather than a FastVLM.
@@ -141,7 +157,7 @@ impl ClipCheckpoint {
         }
         let architecture = JsonFile::read(&path.join("config.json")).ok();
         let timm = architecture.is_some_and(|c| c.value.get("architecture").is_some_and(Value::is_string));
-        path.join("open_clip_config.json").is_file() || timm
+        path.join(CONFIG).is_file() || timm || weight_file(path).is_some()
     }
 
     /// The weights, for inspection.
@@ -155,17 +171,90 @@ impl ClipCheckpoint {
     }
 }
 
-fn open_clip(dir: &Path, source: &Source) -> Result<ClipCheckpoint, LoadError> {
-    let json = JsonFile::read(&dir.join("open_clip_config.json"))?;
-    let fields = Fields { path: dir.join("open_clip_config.json"), value: &json.value };
-    let model = fields.under("model_cfg")?;
-    let text = text_config(&model.under("text_cfg")?)?;
-    let image = image_config(&fields.under("preprocess_cfg")?)?;
-    let mut modules = text_modules(source, text.layers);
-    let logit_scale = &clip_text::LOGIT_SCALE;
-    modules.push(plain_module(source, logit_scale, "logit_scale".into(), "logit_scale".into(), 0));
-    let parts = Parts { family: Family::OpenClip, prefix: OPEN_CLIP_TOWER, image, text: Some(text) };
-    bind(dir, source, parts, modules, Some(model.size("embed_dim")?))
+/// The file to take where the rule for FastVLM would not find the right one.
+fn weight_file(dir: &Path) -> Option<PathBuf> {
+    let open_clip = dir.join("open_clip_model.safetensors");
+    if open_clip.is_file() {
+        return Some(open_clip);
+    }
+    let entries = std::fs::read_dir(dir).ok()?;
+    let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path())).collect::<Vec<_>>();
+    paths.retain(|path| path.extension().is_some_and(|e| e == "pt" || e == "safetensors"));
+    // A directory with nothing but one `.pt`.
+    paths.pop().filter(|path| paths.is_empty() && path.extension().is_some_and(|e| e == "pt"))
+}
+
+/// Where a family puts the towers, and how it names their parts.
+#[derive(Clone, Copy)]
+struct Places {
+    tower: &'static str,
+    text: &'static str,
+    style: Style,
+}
+
+fn both_towers(
+    dir: &Path,
+    source: &Source,
+    family: Family,
+    places: Places,
+) -> Result<ClipCheckpoint, LoadError> {
+    let json = JsonFile::read_if_there(&dir.join(CONFIG))?;
+    let fields = json.as_ref().map(|json| Fields { path: dir.join(CONFIG), value: &json.value });
+    let model = fields.as_ref().map(|fields| fields.under("model_cfg")).transpose()?;
+    let supported_text = !source.files.any_under(V1_S0_TEXT);
+    let text = match &model {
+        _ if !supported_text => None,
+        Some(model) => Some(text_config(&model.under("text_cfg")?)?),
+        None => Some(text_from_shapes(source, places)?),
+    };
+    let image = match &fields {
+        Some(fields) => image_config(&fields.under("preprocess_cfg")?)?,
+        None => image_from_keys(source, places),
+    };
+    let mut modules =
+        text.iter().flat_map(|text| text_modules(source, places, text.layers)).collect::<Vec<_>>();
+    if source.files.contains(LOGIT_SCALE) {
+        modules.push(plain_module(
+            source,
+            &clip_text::LOGIT_SCALE,
+            LOGIT_SCALE.into(),
+            LOGIT_SCALE.into(),
+            0,
+        ));
+    }
+    let embed_dim = model.map(|model| model.size("embed_dim")).transpose()?;
+    bind(dir, source, Parts { family, places, image, text }, modules, embed_dim)
+}
+
+/// The text tower of a file without configuration, as all released ones are.
+fn text_from_shapes(source: &Source, places: Places) -> Result<ClipTextConfig, LoadError> {
+    let shape = |row: &Row| -> Option<[usize; 2]> {
+        let (_, info) = source.files.get(&format!("{}{}", places.text, row.name(places.style)))?;
+        let dims: Vec<usize> = info.shape.iter().copied().filter(|&dim| dim != 1).collect();
+        dims.try_into().ok()
+    };
+    let [embedding, positions, ..] = &clip_text::MODEL;
+    let (Some([vocab_size, width]), Some([context_length, _])) = (shape(embedding), shape(positions)) else {
+        let reason = "there is no text tower, or its embeddings have other than two dimensions".to_owned();
+        return Err(LoadError::Structure { reason });
+    };
+    let layers = match places.style {
+        Style::Timm => count_layers(source, &format!("{}transformer.resblocks.", places.text)),
+        _ => count_layers(source, &format!("{}transformer.", places.text)),
+    };
+    let causal = has_conv_stem(source, places);
+    Ok(ClipTextConfig { context_length, vocab_size, layers, heads: (width / VIT_HEAD_DIM).max(1), causal })
+}
+
+/// What the released models of this structure want to see (open_clip `pretrained.py`): only the towers of five
+/// stages and the one with a single patch convolution were trained with CLIP's own mean.
+fn image_from_keys(source: &Source, places: Places) -> ClipImageConfig {
+    let five_stages = source.files.any_under(&format!("{}stages.4.", places.tower));
+    let patch = source.files.any_under(&format!("{}patch_embed.proj.", places.tower));
+    let (mean, std) = if five_stages || patch { (CLIP_MEAN, CLIP_STD) } else { ([0.0; 3], [1.0; 3]) };
+    let size = if patch || has_conv_stem(source, places) { 224 } else { 256 };
+    let interpolation = if patch { Interpolation::Bicubic } else { Interpolation::Bilinear };
+    ClipImageConfig { size, mean, std, interpolation, squash: false }
 }
 
 fn timm(dir: &Path, source: &Source) -> Result<ClipCheckpoint, LoadError> {
@@ -173,13 +262,13 @@ fn timm(dir: &Path, source: &Source) -> Result<ClipCheckpoint, LoadError> {
     let json = JsonFile::read(&path)?;
     let fields = Fields { path, value: &json.value };
     let image = timm_image_config(&fields.under("pretrained_cfg")?)?;
-    let parts = Parts { family: Family::Timm, prefix: "", image, text: None };
+    let parts = Parts { family: Family::Timm, places: TIMM, image, text: None };
     bind(dir, source, parts, Vec::new(), None)
 }
 
 struct Parts {
     family: Family,
-    prefix: &'static str,
+    places: Places,
     image: ClipImageConfig,
     text: Option<ClipTextConfig>,
 }
@@ -192,17 +281,22 @@ fn bind<'a>(
     mut modules: Vec<Module<'a>>,
     embed_dim: Option<usize>,
 ) -> Result<ClipCheckpoint, LoadError> {
-    let tower = Tower { prefix: parts.prefix, style: Style::Timm, channels_last: false };
-    let fast_vit = source.files.any_under(&format!("{}stages.", parts.prefix));
+    let places = parts.places;
+    let tower = Tower { prefix: places.tower, style: places.style, channels_last: false };
+    let apple = places.style == Style::Apple;
+    let stages = if apple { "network." } else { "stages." };
+    let fast_vit = source.files.any_under(&format!("{}{stages}", places.tower));
     let fast_vit = fast_vit.then(|| FastVit::infer(&source.files, tower)).transpose()?;
-    let blocks = count_layers(source, &format!("{}blocks.", parts.prefix));
+    let blocks = if apple { "transformer." } else { "blocks." };
+    let blocks = count_layers(source, &format!("{}{blocks}", places.tower));
     match &fast_vit {
         Some(vit) => {
             modules.extend(tower_modules(source, vit));
             let last = vit.stages.len() - 1;
-            modules.extend(fastvit::HEAD.iter().map(|row| tower_module(source, vit, row, last, 0)));
+            let head: &[Row] = if apple { &fastvit::HEAD_APPLE } else { &fastvit::HEAD };
+            modules.extend(head.iter().map(|row| tower_module(source, vit, row, last, 0)));
         }
-        None => modules.extend(vit_modules(source, parts.prefix, blocks)),
+        None => modules.extend(vit_modules(source, places, blocks)),
     }
     let prefer: Vec<(Size, usize)> = embed_dim.map(|dim| (Size::EmbedDim, dim)).into_iter().collect();
     let draft = Draft::new(modules, &prefer)?;
@@ -213,7 +307,7 @@ fn bind<'a>(
     }
     let tower = match &fast_vit {
         Some(vit) => ClipTower::FastVit(vision_info(vit, &draft.sizes)?),
-        None => vit_tower(&draft.sizes, blocks, source, parts.prefix)?,
+        None => vit_tower(&draft.sizes, blocks, source, places)?,
     };
     let embed_dim = draft.sizes.get(Size::EmbedDim, 0).unwrap_or(0);
     let text_width = draft.sizes.get(Size::TextWidth, 0).unwrap_or(0);
@@ -225,7 +319,8 @@ fn bind<'a>(
             continue;
         }
         let counter = name.rsplit('.').next() == Some(fastvit::COUNTER);
-        if counter { &mut report.ignored } else { &mut report.unused }.push(name.to_owned());
+        let other_tower = parts.text.is_none() && name.starts_with(places.text);
+        if counter || other_tower { &mut report.ignored } else { &mut report.unused }.push(name.to_owned());
     }
     if !report.is_complete() {
         return Err(LoadError::Tensors(Box::new(report)));
@@ -238,7 +333,7 @@ fn bind<'a>(
         return Err(LoadError::Structure { reason });
     }
     let Parts { family, image, text, .. } = parts;
-    let logit_scale = match weights.read("logit_scale") {
+    let logit_scale = match weights.read(LOGIT_SCALE) {
         Ok(values) => values.first().map_or(1.0, |v| v.exp().min(MAX_LOGIT_SCALE)),
         Err(_) => 1.0,
     };
@@ -256,7 +351,7 @@ fn check(sizes: &Sizes, size: Size, field: &'static str, config: Option<usize>) 
     }
 }
 
-fn vit_tower(sizes: &Sizes, layers: usize, source: &Source, prefix: &str) -> Result<ClipTower, LoadError> {
+fn vit_tower(sizes: &Sizes, layers: usize, source: &Source, places: Places) -> Result<ClipTower, LoadError> {
     let width = sizes.get(Size::TransformerWidth, 0).unwrap_or(0);
     let head_dim = if width.is_multiple_of(VIT_HEAD_DIM) { VIT_HEAD_DIM } else { TINY_HEAD_DIM };
     if layers == 0 || width == 0 || !width.is_multiple_of(head_dim) {
@@ -264,39 +359,47 @@ fn vit_tower(sizes: &Sizes, layers: usize, source: &Source, prefix: &str) -> Res
             format!("{layers} blocks of width {width} are neither a FastViT nor a vision transformer");
         return Err(LoadError::Structure { reason });
     }
-    let conv_stem = has_conv_stem(source, prefix);
+    let conv_stem = has_conv_stem(source, places);
     Ok(ClipTower::Vit { layers, heads: width / head_dim, conv_stem })
 }
 
-fn has_conv_stem(source: &Source, prefix: &str) -> bool {
-    source.files.any_under(&format!("{prefix}patch_embed.backbone."))
+fn has_conv_stem(source: &Source, places: Places) -> bool {
+    let stem = if places.style == Style::Apple { "patch_emb." } else { "patch_embed.backbone." };
+    source.files.any_under(&format!("{}{stem}", places.tower))
 }
 
-fn vit_modules<'a>(source: &'a Source, prefix: &str, layers: usize) -> Vec<Module<'a>> {
-    let module = |row: &'static Row, l: usize| {
-        let fill = |name: &str| name.replace("{l}", &l.to_string());
-        let (ours, theirs) = (format!("vision.{}", fill(row.ours)), format!("{prefix}{}", fill(row.timm)));
-        plain_module(source, row, ours, theirs, 0)
-    };
-    let stem: &[Row] = if has_conv_stem(source, prefix) { &vit::CONV_STEM } else { &vit::PATCH_STEM };
-    let mut modules: Vec<_> = vit::COMMON.iter().chain(stem).map(|row| module(row, 0)).collect();
+fn vit_modules(source: &Source, places: Places, layers: usize) -> Vec<Module<'_>> {
+    let module = |row, l| styled(source, places, ("vision", places.tower), row, l);
+    let stem: &[Row] = if has_conv_stem(source, places) { &vit::CONV_STEM } else { &vit::PATCH_STEM };
+    let head: &[Row] = if places.style == Style::Apple { &vit::HEAD_APPLE } else { &vit::HEAD };
+    let mut modules: Vec<_> = vit::COMMON.iter().chain(stem).chain(head).map(|row| module(row, 0)).collect();
     for l in 0..layers {
         modules.extend(vit::BLOCK.iter().map(|row| module(row, l)));
     }
     modules
 }
 
-fn text_modules(source: &Source, layers: usize) -> Vec<Module<'_>> {
-    let module = |row: &'static Row, l: usize| {
-        let fill = |name: &str| name.replace("{l}", &l.to_string());
-        let ours = format!("text.{}", fill(row.ours));
-        plain_module(source, row, ours, format!("{OPEN_CLIP_TEXT}{}", fill(row.timm)), 0)
-    };
+fn text_modules(source: &Source, places: Places, layers: usize) -> Vec<Module<'_>> {
+    let module = |row, l| styled(source, places, ("text", places.text), row, l);
     let mut modules: Vec<_> = clip_text::MODEL.iter().map(|row| module(row, 0)).collect();
     for l in 0..layers {
         modules.extend(clip_text::BLOCK.iter().map(|row| module(row, l)));
     }
     modules
+}
+
+/// A module of layer `l`, under our prefix and theirs.
+fn styled<'a>(
+    source: &'a Source,
+    places: Places,
+    (ours, theirs): (&str, &str),
+    row: &'static Row,
+    l: usize,
+) -> Module<'a> {
+    let fill = |name: &str| name.replace("{l}", &l.to_string());
+    let ours = format!("{ours}.{}", fill(row.ours));
+    let theirs = format!("{theirs}{}", fill(&row.name(places.style)));
+    Module { style: places.style, ..plain_module(source, row, ours, theirs, 0) }
 }
 
 /// The greatest index under a prefix and one.

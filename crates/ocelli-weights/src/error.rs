@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::pt::PtError;
 use crate::report::LoadReport;
 use crate::safetensors_file::HeaderError;
 
@@ -40,6 +41,14 @@ pub enum LoadError {
         path: PathBuf,
         /// What is wrong with it.
         source: HeaderError,
+    },
+    /// A `.pt` file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Pt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: PtError,
     },
     /// `model.safetensors.index.json` names something that is no plain file name.
     #[error("{}: `{shard}` is not the name of a file in the same directory", index.display())]

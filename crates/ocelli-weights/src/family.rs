@@ -20,6 +20,8 @@ pub enum Family {
     MlxApp,
     /// open_clip: image tower `visual.trunk.*`, text tower `text.*`.
     OpenClip,
+    /// Apple's first MobileCLIP: `image_encoder.model.*`, `text_encoder.*`.
+    AppleClip,
     /// timm: an image tower alone.
     Timm,
 }
@@ -33,6 +35,7 @@ impl Family {
             Self::MlxUpstream => "mlx-vlm",
             Self::MlxApp => "MLX app export",
             Self::OpenClip => "open_clip",
+            Self::AppleClip => "Apple MobileCLIP",
             Self::Timm => "timm image tower",
         }
     }

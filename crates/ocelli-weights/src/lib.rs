@@ -15,6 +15,7 @@ mod convert;
 mod error;
 mod family;
 pub mod names;
+mod pt;
 mod quantization;
 mod reparameterize;
 mod report;
@@ -29,6 +30,7 @@ pub use clip::{ClipCheckpoint, ClipConfig, ClipImageConfig, ClipTextConfig, Clip
 pub use config::{FastVlmConfig, VisionInfo};
 pub use error::LoadError;
 pub use family::Family;
+pub use pt::{PtError, parse_pt};
 pub use report::{LoadReport, Misshapen};
 pub use safetensors_file::{Dtype, Header, HeaderError, TensorInfo, parse_header};
 pub use synth::{Group as SynthGroup, SynthArch, SynthDtype, SynthError, SynthTensor, synth};

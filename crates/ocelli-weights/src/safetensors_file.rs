@@ -16,12 +16,15 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::LoadError;
+use crate::pt::parse_pt;
 use crate::report::clip;
 
 /// Longest header accepted, in bytes: the limit of the reference implementation.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// More dimensions than any tensor of ours has; keeps hostile shapes short in messages.
 const MAX_RANK: usize = 8;
+/// How a zip archive begins: PyTorch's `.pt` files are such. A safetensors header that long is refused anyway.
+const ZIP: &[u8] = b"PK\x03\x04";
 
 /// Element types of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -289,8 +292,12 @@ impl MappedFile {
         let io = |source| LoadError::Io { path: path.to_owned(), source };
         let file = File::open(path).map_err(io)?;
         let map = map(&file).map_err(io)?;
-        let header =
-            parse_header(&map).map_err(|source| LoadError::Header { path: path.to_owned(), source })?;
+        let at = || path.to_owned();
+        let header = if map.starts_with(ZIP) {
+            parse_pt(&map).map_err(|source| LoadError::Pt { path: at(), source })?
+        } else {
+            parse_header(&map).map_err(|source| LoadError::Header { path: at(), source })?
+        };
         Ok(Self { path: path.to_owned(), header, map })
     }
 

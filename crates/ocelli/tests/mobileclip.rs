@@ -84,6 +84,19 @@ fn folded_and_timm_files_of_s0() {
     assert!(model.embed_texts(&["x"]).unwrap_err().to_string().contains("both towers"));
 }
 
+/// MobileCLIP2-S4 as Apple publishes it, in f16; the first B; the first S0, whose own text tower is left out.
+#[test]
+fn apples_pt_files() {
+    compare_images("mobileclip-s4", "s4/image_features", DType::F32, best(), 5e-5);
+    compare_texts("mobileclip-s4", "s4/text_features", DType::F32, best(), 5e-5);
+    let b = "mobileclip-b/mobileclip_b.pt";
+    compare_images(b, "b/image_features", DType::F32, best(), 5e-5);
+    compare_texts(b, "b/text_features", DType::F32, best(), 5e-5);
+    let s0 = "mobileclip-s0/mobileclip_s0.pt";
+    compare_images(s0, "s0/image_features", DType::F32, best(), 5e-5);
+    assert!(load(s0, DType::F32, best()).embed_texts(&["x"]).unwrap_err().to_string().contains("text tower"));
+}
+
 #[test]
 fn features_on_every_instruction_set() {
     for isa in Isa::available() {

@@ -3,7 +3,7 @@
 //! timm names from `huggingface/pytorch-image-models` `timm/models/fastvit.py`, Apple's from
 //! `apple/ml-fastvlm` `llava/model/multimodal_encoder/mobileclip/mci.py` (592b4ad).
 
-use super::{Dim, Form, Row, ScaleBranch, Size, When};
+use super::{Dim, Form, Name, Row, ScaleBranch, Size, When};
 
 const C: Dim = Dim::S(1, Size::Width);
 const C2: Dim = Dim::S(2, Size::Width);
@@ -18,6 +18,10 @@ const SEVEN: Dim = Dim::N(7);
 
 const STEM_CONV: Form = Form::MobileOne { scale: ScaleBranch::InStem, identity: false };
 const POINTWISE: Form = Form::MobileOne { scale: ScaleBranch::Absent, identity: true };
+const CONV_FFN: Form = Form::ConvBatchNorm {
+    child: Name { timm: "conv", apple: "conv" },
+    norm: Name { timm: "bn", apple: "bn" },
+};
 const FINAL_CONV: Form = Form::MobileOne { scale: ScaleBranch::Required, identity: false };
 
 const fn row(
@@ -71,7 +75,7 @@ pub static BLOCK: [Row; 15] = [
     row("stages.{s}.blocks.{b}.attn.proj.bias", "stages.{s}.blocks.{b}.token_mixer.proj.bias", "network.{blocks}.{b}.token_mixer.proj.bias", Form::Tensor, &[C], When::Attention),
     row("stages.{s}.blocks.{b}.layer_scale_1", "stages.{s}.blocks.{b}.layer_scale_1.gamma", "network.{blocks}.{b}.layer_scale_1", Form::PerChannel, &[C], When::Attention),
     row("stages.{s}.blocks.{b}.layer_scale_2", "stages.{s}.blocks.{b}.layer_scale_2.gamma", "network.{blocks}.{b}.layer_scale_2", Form::PerChannel, &[C], When::Attention),
-    row("stages.{s}.blocks.{b}.ffn.dw", "stages.{s}.blocks.{b}.mlp", "network.{blocks}.{b}.convffn", Form::ConvBatchNorm("conv"), &[C, ONE, SEVEN, SEVEN], When::Always),
+    row("stages.{s}.blocks.{b}.ffn.dw", "stages.{s}.blocks.{b}.mlp", "network.{blocks}.{b}.convffn", CONV_FFN, &[C, ONE, SEVEN, SEVEN], When::Always),
     row("stages.{s}.blocks.{b}.ffn.fc1.weight", "stages.{s}.blocks.{b}.mlp.fc1.weight", "network.{blocks}.{b}.convffn.fc1.weight", Form::Tensor, &[EXPANDED, C, ONE, ONE], When::Always),
     row("stages.{s}.blocks.{b}.ffn.fc1.bias", "stages.{s}.blocks.{b}.mlp.fc1.bias", "network.{blocks}.{b}.convffn.fc1.bias", Form::Tensor, &[EXPANDED], When::Always),
     row("stages.{s}.blocks.{b}.ffn.fc2.weight", "stages.{s}.blocks.{b}.mlp.fc2.weight", "network.{blocks}.{b}.convffn.fc2.weight", Form::Tensor, &[C, EXPANDED, ONE, ONE], When::Always),
@@ -83,6 +87,10 @@ pub static HEAD: [Row; 2] = [
     row("head.weight", "head.fc.weight", "head.fc.weight", Form::Tensor, &[EMBED, C2], When::LastStage),
     row("head.bias", "head.fc.bias", "head.fc.bias", Form::Tensor, &[EMBED], When::LastStage),
 ];
+
+/// The same in Apple's style.
+pub static HEAD_APPLE: [Row; 1] =
+    [row("head.weight", "head.proj", "head.proj", Form::Transposed, &[EMBED, C2], When::LastStage)];
 
 /// Keys of the tower that FastVLM never uses: the CLIP projection.
 pub static UNUSED: [&str; 3] = ["head.proj", "head.fc.weight", "head.fc.bias"];

@@ -62,8 +62,13 @@ pub enum Form {
     Squeezed,
     /// One matrix, stored `[in, out]`.
     Transposed,
-    /// Conv and BatchNorm that no checkpoint folds, in the child of this name.
-    ConvBatchNorm(&'static str),
+    /// Conv and BatchNorm that no checkpoint folds, in a child, with the name of the BatchNorm in there.
+    ConvBatchNorm {
+        /// The child.
+        child: Name,
+        /// Its BatchNorm.
+        norm: Name,
+    },
     /// `Linear(BN(x))`: only possible with a bias, which the linear has not in the checkpoint.
     BatchNormLinear,
 }
@@ -178,7 +183,7 @@ pub static LARGE_KERNEL: [BranchRow; 2] = [
 ];
 
 /// A name that differs between the styles.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Name {
     /// In timm's style.
     pub timm: &'static str,
