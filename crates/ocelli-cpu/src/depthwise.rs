@@ -152,16 +152,38 @@ unsafe fn stage_pixel<S: Simd>(
             }
             return;
         }
-        // Sixteen outputs read at most sixteen inputs: widen those, then repeat each.
+        // The outputs read fewer inputs than there are of them: widen those, then repeat each.
         let mut inputs = [0.0f32; CHANNEL_BLOCK];
         let first = first_channel / multiplier;
         let last = (first_channel + channels - 1) / multiplier;
         conv.x.widen::<S>(pixel, first, last - first + 1, inputs.as_mut_ptr());
-        for c in 0..channels {
-            *to.add(c) = inputs[(first_channel + c) / multiplier - first];
+        if multiplier == 2 && first_channel.is_multiple_of(2) {
+            for c in 0..channels / 2 {
+                *to.add(2 * c) = inputs[c];
+                *to.add(2 * c + 1) = inputs[c];
+            }
+            for c in channels / 2 * 2..channels {
+                *to.add(c) = inputs[c / 2];
+            }
+        } else {
+            repeat(&inputs, multiplier, first_channel % multiplier, channels, to);
         }
         for c in channels..channels.next_multiple_of(LANES) {
             *to.add(c) = 0.0;
+        }
+    }
+}
+
+/// Each input `multiplier` times; the first one has been repeated `done` times in the block before.
+#[inline(always)]
+unsafe fn repeat(inputs: &[f32], multiplier: usize, done: usize, channels: usize, to: *mut f32) {
+    let (mut repeats, mut input) = (done, 0);
+    for c in 0..channels {
+        // SAFETY: the caller promises room for the channels.
+        unsafe { *to.add(c) = inputs[input] };
+        repeats += 1;
+        if repeats == multiplier {
+            (repeats, input) = (0, input + 1);
         }
     }
 }
