@@ -103,7 +103,7 @@ pub enum Command {
     /// Models go under $OCELLI_HOME/models (default ~/.local/share/ocelli/models) and are found by the same
     /// name with --model. HF_TOKEN is sent to the server where it is set.
     Pull {
-        /// fastvlm-0.5b, fastvlm-1.5b, fastvlm-7b or ORG/REPO
+        /// fastvlm-0.5b, fastvlm-1.5b, fastvlm-7b, mobileclip2-s0 (s2, s3, s4, b, l14) or ORG/REPO
         #[arg(value_name = "ID")]
         model: String,
         /// Server to take it from [default: $HF_ENDPOINT, else https://huggingface.co]
