@@ -28,7 +28,8 @@ pub(crate) struct Depthwise<'a> {
     pub(crate) activation: Activation,
     pub(crate) height: usize,
     pub(crate) width: usize,
-    pub(crate) kernel: usize,
+    /// Height and width.
+    pub(crate) kernel: [usize; 2],
     pub(crate) stride: usize,
     pub(crate) out: View,
 }
@@ -73,11 +74,12 @@ impl Kernel for BandTask<'_, '_> {
         let first_channel = self.block * CHANNEL_BLOCK;
         let channels = CHANNEL_BLOCK.min(conv.out.cols - first_channel);
         let lanes = channels.next_multiple_of(LANES);
-        let staged_rows = (rows - 1) * conv.stride + conv.kernel;
+        let [kernel_height, kernel_width] = conv.kernel;
+        let staged_rows = (rows - 1) * conv.stride + kernel_height;
         // The run of pixels in registers may reach beyond the last output: pad for it.
         let run = S::CONV_PIXELS;
         let out_width = conv.out_width().next_multiple_of(run);
-        let staged_width = (out_width - 1) * conv.stride + conv.kernel;
+        let staged_width = (out_width - 1) * conv.stride + kernel_width;
         let mut memory = Scratch::take(staged_rows * staged_width * lanes);
         let scratch = memory.as_mut_ptr();
         let band = Staged { at: scratch, rows: staged_rows, width: staged_width, lanes };
@@ -111,8 +113,8 @@ unsafe fn stage<S: Simd>(
     first_channel: usize,
     channels: usize,
 ) {
-    let padding = conv.kernel / 2;
-    let top = (first_row * conv.stride) as isize - padding as isize;
+    let padding = conv.kernel[1] / 2;
+    let top = (first_row * conv.stride) as isize - (conv.kernel[0] / 2) as isize;
     let row_len = band.width * band.lanes;
     for r in 0..band.rows {
         let y = top + r as isize;
@@ -224,14 +226,15 @@ unsafe fn run<S: Simd, const N: usize>(
     channel: usize,
 ) {
     let step = conv.stride * band.lanes;
+    let [kernel_height, kernel_width] = conv.kernel;
     // SAFETY: all taps of all `N` pixels are in the band; stored pixels are in the output.
     unsafe {
         let mut sums = [S::zero(); N];
-        for ky in 0..conv.kernel {
+        for ky in 0..kernel_height {
             let line = (band_row * conv.stride + ky) * band.width + x * conv.stride;
             let mut at = band.at.add(line * band.lanes + lane).cast_const();
-            let mut weight = conv.weights.as_ptr().add(ky * conv.kernel * conv.weight_stride + channel);
-            for _ in 0..conv.kernel {
+            let mut weight = conv.weights.as_ptr().add(ky * kernel_width * conv.weight_stride + channel);
+            for _ in 0..kernel_width {
                 let w = S::load(weight);
                 for (i, sum) in sums.iter_mut().enumerate() {
                     *sum = S::fma(S::load(at.add(i * step)), w, *sum);

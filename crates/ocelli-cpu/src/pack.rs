@@ -20,7 +20,7 @@ pub(crate) enum Packed {
     Matrix(Matrix),
     /// Padded with zeros to whole panels.
     Vector(Vec<f32>),
-    /// Depthwise kernels `[kernel * kernel][channels]`, channels padded to whole panels.
+    /// Depthwise kernels `[taps][channels]`, channels padded to whole panels.
     Depthwise {
         weights: Vec<f32>,
         stride: usize,

@@ -71,7 +71,8 @@ pub(crate) fn run(run: &Run<'_>, op: &Op, cache: Option<&mut KvCache>) -> Result
         }
         Op::Conv(o) => {
             let out = run.view(o.out);
-            let map = Map { height: o.height, width: o.width, kernel: o.kernel, stride: o.stride };
+            let kernel = [o.kernel; 2];
+            let map = Map { height: o.height, width: o.width, kernel, stride: o.stride };
             let y = conv(&read(o.x), weight(o.weight), &map, o.padding, out.rows, out.cols);
             write(o.out, biased(y, optional(o.bias), o.activation));
         }
@@ -201,32 +202,33 @@ fn erf(x: f32) -> f32 {
 struct Map {
     height: usize,
     width: usize,
-    kernel: usize,
+    kernel: [usize; 2],
     stride: usize,
 }
 
 impl Map {
     /// Calls `f(tap, pixel)` for each tap of output pixel `(oy, ox)` that lies in the map.
-    fn taps(&self, oy: usize, ox: usize, padding: usize, mut f: impl FnMut(usize, usize)) {
-        for ky in 0..self.kernel {
-            for kx in 0..self.kernel {
+    fn taps(&self, oy: usize, ox: usize, padding: [usize; 2], mut f: impl FnMut(usize, usize)) {
+        let [height, width] = self.kernel;
+        for ky in 0..height {
+            for kx in 0..width {
                 let (y, x) = (oy * self.stride + ky, ox * self.stride + kx);
-                let inside = |at: usize, size: usize| at >= padding && at < size + padding;
-                if inside(y, self.height) && inside(x, self.width) {
-                    f(ky * self.kernel + kx, (y - padding) * self.width + x - padding);
+                let inside = |at: usize, size: usize, padding: usize| at >= padding && at < size + padding;
+                if inside(y, self.height, padding[0]) && inside(x, self.width, padding[1]) {
+                    f(ky * width + kx, (y - padding[0]) * self.width + x - padding[1]);
                 }
             }
         }
     }
 }
 
-/// `weight` is `[channels_out][kernel * kernel]`.
+/// `weight` is `[channels_out][taps]`.
 fn depthwise(x: &Values, weight: &[f32], map: &Map, rows: usize, channels: usize) -> Values {
-    let (taps, per_input) = (map.kernel * map.kernel, channels / x.cols);
+    let (taps, per_input) = (map.kernel[0] * map.kernel[1], channels / x.cols);
     let width = map.width.div_ceil(map.stride);
     let mut y = Values::zeroed(rows, channels);
     for r in 0..rows {
-        map.taps(r / width, r % width, map.kernel / 2, |tap, pixel| {
+        map.taps(r / width, r % width, map.kernel.map(|k| k / 2), |tap, pixel| {
             for c in 0..channels {
                 y.row_mut(r)[c] += x.row(pixel)[c / per_input] * weight[c * taps + tap];
             }
@@ -237,11 +239,11 @@ fn depthwise(x: &Values, weight: &[f32], map: &Map, rows: usize, channels: usize
 
 /// `weight` is `[channels_out][kernel * kernel][channels_in]`.
 fn conv(x: &Values, weight: &[f32], map: &Map, padding: usize, rows: usize, channels: usize) -> Values {
-    let taps = map.kernel * map.kernel;
-    let width = (map.width + 2 * padding - map.kernel) / map.stride + 1;
+    let taps = map.kernel[0] * map.kernel[1];
+    let width = (map.width + 2 * padding - map.kernel[1]) / map.stride + 1;
     let mut y = Values::zeroed(rows, channels);
     for r in 0..rows {
-        map.taps(r / width, r % width, padding, |tap, pixel| {
+        map.taps(r / width, r % width, [padding; 2], |tap, pixel| {
             for c in 0..channels {
                 y.row_mut(r)[c] += dot(x.row(pixel), &weight[(c * taps + tap) * x.cols..][..x.cols]);
             }

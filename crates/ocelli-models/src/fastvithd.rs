@@ -87,9 +87,13 @@ fn downsample_of(b: &mut PlanBuilder<'_>, x: FeatureMap, name: &str) -> Result<F
     Ok(x)
 }
 
-/// `x = dw3(x); y = x + layer_scale * ffn(x)`.
-fn rep_mixer_block(b: &mut PlanBuilder<'_>, x: FeatureMap, name: &str) -> Result<FeatureMap, PlanError> {
-    let x = b.depthwise(x, &format!("{name}.token_mixer"), 1, Activation::None)?;
+/// `x = dw(x); y = x + layer_scale * ffn(x)`: over pixels, and in `clip_text` over positions.
+pub(crate) fn rep_mixer_block(
+    b: &mut PlanBuilder<'_>,
+    x: FeatureMap,
+    name: &str,
+) -> Result<FeatureMap, PlanError> {
+    let x = b.depthwise_stream(x, &format!("{name}.token_mixer"))?;
     conv_ffn(b, x, name, "layer_scale")
 }
 
@@ -107,7 +111,7 @@ fn attention_block(b: &mut PlanBuilder<'_>, x: FeatureMap, name: &str) -> Result
     conv_ffn(b, FeatureMap { tensor, ..x }, name, "layer_scale_2")
 }
 
-/// `x + layer_scale * fc2(gelu(fc1(dw7(x))))`.
+/// `x + layer_scale * fc2(gelu(fc1(dw(x))))`.
 fn conv_ffn(
     b: &mut PlanBuilder<'_>,
     x: FeatureMap,

@@ -228,7 +228,7 @@ impl<'w> PlanBuilder<'w> {
         Ok(self.emit(Op::Mlp(Mlp { x, fc1, bias1, activation, fc2, bias2, scale, residual, out })))
     }
 
-    /// Depthwise convolution with `prefix.weight` `[out, 1, k, k]` and padding `k / 2`.
+    /// Depthwise convolution with `prefix.weight` `[out, 1, k, l]`, and `k / 2` and `l / 2` zeros around the map.
     ///
     /// # Errors
     /// When a weight is missing, or its outputs are no multiple of the map's channels.
@@ -239,20 +239,39 @@ impl<'w> PlanBuilder<'w> {
         stride: usize,
         activation: Activation,
     ) -> Result<FeatureMap, PlanError> {
+        self.depthwise_as(map, prefix, stride, activation, Element::Activation)
+    }
+
+    /// Depthwise convolution at step 1 whose result is the residual stream itself, and keeps its type.
+    ///
+    /// # Errors
+    /// As for [`Self::depthwise`].
+    pub fn depthwise_stream(&mut self, map: FeatureMap, prefix: &str) -> Result<FeatureMap, PlanError> {
+        let element = self.plan.tensor(map.tensor).element;
+        self.depthwise_as(map, prefix, 1, Activation::None, element)
+    }
+
+    fn depthwise_as(
+        &mut self,
+        map: FeatureMap,
+        prefix: &str,
+        stride: usize,
+        activation: Activation,
+        element: Element,
+    ) -> Result<FeatureMap, PlanError> {
         let name = weight_of(prefix);
         let shape = self.shape(&name)?;
         let channels_in = self.cols(map.tensor);
-        let fits =
-            matches!(shape[..], [out, 1, k, k2] if k == k2 && k % 2 == 1 && out.is_multiple_of(channels_in));
+        let fits = matches!(shape[..], [out, 1, k, l] if k % 2 == 1 && l % 2 == 1 && out.is_multiple_of(channels_in));
         if !fits {
-            let why = format!("expected [multiple of {channels_in}, 1, odd k, k], found {shape:?}");
+            let why = format!("expected [multiple of {channels_in}, 1, odd, odd], found {shape:?}");
             return Err(WeightError::new(&name, why).into());
         }
-        let (channels, kernel) = (shape[0], shape[2]);
-        let weight = self.declare(vec![name], channels, kernel * kernel, WeightLayout::Depthwise);
+        let (channels, kernel) = (shape[0], [shape[2], shape[3]]);
+        let weight = self.declare(vec![name], channels, kernel[0] * kernel[1], WeightLayout::Depthwise);
         let bias = self.optional_bias(&[prefix.to_owned()])?;
         let (h, w) = (map.height.div_ceil(stride), map.width.div_ceil(stride));
-        let out = self.temp(Rows::Fixed(h * w), channels, Element::Activation);
+        let out = self.temp(Rows::Fixed(h * w), channels, element);
         let FeatureMap { tensor: x, height, width } = map;
         self.emit(Op::DepthwiseConv(DepthwiseConv {
             x,

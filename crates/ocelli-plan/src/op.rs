@@ -91,7 +91,7 @@ pub struct Mlp {
     pub out: TensorId,
 }
 
-/// Depthwise `kernel x kernel` convolution with zero padding `kernel / 2`.
+/// Depthwise convolution with zero padding of half the kernel, rounded down.
 /// Output channel `o` reads input channel `o / (channels_out / channels_in)`.
 #[derive(Debug, Clone)]
 pub struct DepthwiseConv {
@@ -107,8 +107,8 @@ pub struct DepthwiseConv {
     pub height: usize,
     /// Input width.
     pub width: usize,
-    /// Side of the kernel, odd.
-    pub kernel: usize,
+    /// Height and width of the kernel, odd.
+    pub kernel: [usize; 2],
     /// Step in both directions.
     pub stride: usize,
     /// `[ceil(height / stride) * ceil(width / stride), channels_out]`.

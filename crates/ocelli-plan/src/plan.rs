@@ -100,7 +100,7 @@ pub enum WeightLayout {
     Table,
     /// One value a channel; parts follow each other.
     Vector,
-    /// `[channels, 1, k, k]`: a kernel a channel.
+    /// `[channels, 1, k, l]`: a kernel a channel.
     Depthwise,
     /// `[out, in, k, k]`, seen as a matrix `[out, k * k * in]` with the input channel fastest.
     Conv,

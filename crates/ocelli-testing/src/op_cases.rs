@@ -180,6 +180,25 @@ fn depthwise() -> Vec<OpCase> {
             }
         }
     }
+    // Along one direction, as over positions of a text; one keeps the type of what goes in.
+    for ([kh, kw], h, w, c) in
+        [([1, 11], 1, 77, 40), ([1, 11], 1, 3, 17), ([5, 1], 33, 2, 16), ([3, 5], 9, 8, 70)]
+    {
+        let case = |what: &str| {
+            Case::new(format!("depthwise {what} {kh}x{kw} {h}x{w}x{c}"), h * w, c)
+                .weight("w.weight", &[c, 1, kh, kw])
+                .weight("w.bias", &[c])
+        };
+        let map = |tensor| FeatureMap { tensor, height: h, width: w };
+        cases.push(
+            case("gelu").op(|b, x| b.depthwise(map(x), "w", 1, Activation::Gelu).expect("case").tensor),
+        );
+        let stream = case("stream").weight("positions", &[h * w, c]);
+        cases.push(stream.op(|b, x| {
+            let x = b.add_positions(x, None, "positions").expect("case");
+            b.depthwise_stream(map(x), "w").expect("case").tensor
+        }));
+    }
     cases
 }
 

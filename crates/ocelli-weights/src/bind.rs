@@ -167,6 +167,11 @@ impl Bound {
     }
 }
 
+/// The branches of a MobileOne block that are there.
+fn mobile_one(wanted: [bool; 3]) -> impl Iterator<Item = &'static BranchRow> {
+    MOBILE_ONE.iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(row, _)| row)
+}
+
 /// The tensor of a part if it is there and its shape fits.
 fn take(part: &Part, module: &Module, sizes: &Sizes, report: &mut LoadReport) -> Option<Tensor> {
     for name in &part.missing {
@@ -227,17 +232,10 @@ impl Module<'_> {
         }
         let recipe = match self.row.form {
             Form::MobileOne { scale, identity } => {
-                let scale = match scale {
-                    ScaleBranch::Absent => false,
-                    ScaleBranch::Required => true,
-                    ScaleBranch::InStem => self.stem_scale,
-                };
-                let wanted = [true, scale, identity];
-                let rows = MOBILE_ONE.iter().zip(wanted).filter(|(_, wanted)| *wanted);
-                Recipe::Sum(self.branches(rows.map(|(row, _)| row))?)
+                Recipe::Sum(self.branches(mobile_one([true, self.has_scale(scale), identity]))?)
             }
             Form::LargeKernel => Recipe::Sum(self.branches(&LARGE_KERNEL)?),
-            Form::RepMixer => self.rep_mixer(out)?,
+            Form::RepMixer { scale } => self.rep_mixer(out, self.has_scale(scale))?,
             _ => {
                 let conv = format!("{}.{}", self.theirs, CPE_CONV.in_style(self.style));
                 let weight = self.part(&format!("{conv}.weight"), weight)?;
@@ -256,7 +254,7 @@ impl Module<'_> {
         };
         let branches = rows.iter().map(|row| row.name(self.style));
         let others = match self.row.form {
-            Form::RepMixer => vec!["mixer.", "norm.", "layer_scale"],
+            Form::RepMixer { .. } => vec!["mixer.", "norm.", "layer_scale"],
             Form::RepCpe => vec![CPE_CONV.in_style(self.style)],
             _ => Vec::new(),
         };
@@ -264,12 +262,20 @@ impl Module<'_> {
         branches.chain(others).map(|name| format!("{}.{name}", self.theirs))
     }
 
-    fn rep_mixer(&self, out: Vec<Dim>) -> Result<Recipe<Part>, LoadError> {
+    fn has_scale(&self, scale: ScaleBranch) -> bool {
+        match scale {
+            ScaleBranch::Absent => false,
+            ScaleBranch::Required => true,
+            ScaleBranch::InStem => self.stem_scale,
+        }
+    }
+
+    fn rep_mixer(&self, out: Vec<Dim>, has_scale: bool) -> Result<Recipe<Part>, LoadError> {
         let mixer = Module { theirs: format!("{}.mixer", self.theirs), ours: String::new(), ..*self };
         let norm = format!("{}.{}", self.theirs, REP_MIXER_NORM.name(self.style));
         let scale = format!("{}.{}", self.theirs, REP_MIXER_SCALE.in_style(self.style));
         Ok(Recipe::RepMixer {
-            mixer: mixer.branches(&MOBILE_ONE)?,
+            mixer: mixer.branches(mobile_one([true, has_scale, true]))?,
             norm: self.batch_norm(&norm, &out)?,
             scale: self.squeezed(&scale, out)?,
         })

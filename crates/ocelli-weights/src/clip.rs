@@ -24,8 +24,6 @@ const OPEN_CLIP: Places = Places { tower: "visual.trunk.", text: "text.", style:
 const APPLE_V1: Places = Places { tower: "image_encoder.model.", text: "text_encoder.", style: Style::Apple };
 /// timm's image tower alone.
 const TIMM: Places = Places { tower: "", text: "\0", style: Style::Timm };
-/// What only the text tower of the first MobileCLIP-S0 has.
-const V1_S0_TEXT: &str = "text_encoder.transformer.0.token_mixer.";
 const CONFIG: &str = "open_clip_config.json";
 const LOGIT_SCALE: &str = "logit_scale";
 /// Values of an attention head in the released vision transformers.
@@ -201,18 +199,22 @@ fn both_towers(
     let json = JsonFile::read_if_there(&dir.join(CONFIG))?;
     let fields = json.as_ref().map(|json| Fields { path: dir.join(CONFIG), value: &json.value });
     let model = fields.as_ref().map(|fields| fields.under("model_cfg")).transpose()?;
-    let supported_text = !source.files.any_under(V1_S0_TEXT);
     let text = match &model {
-        _ if !supported_text => None,
-        Some(model) => Some(text_config(&model.under("text_cfg")?)?),
-        None => Some(text_from_shapes(source, places)?),
+        Some(model) => {
+            let mut text = text_config(&model.under("text_cfg")?)?;
+            if has_text_convolutions(source, places) {
+                // open_clip knows no such tower; what is configured has other layers.
+                text.layers = text_layers(source, places);
+            }
+            text
+        }
+        None => text_from_shapes(source, places)?,
     };
     let image = match &fields {
         Some(fields) => image_config(&fields.under("preprocess_cfg")?)?,
         None => image_from_keys(source, places),
     };
-    let mut modules =
-        text.iter().flat_map(|text| text_modules(source, places, text.layers)).collect::<Vec<_>>();
+    let mut modules = text_modules(source, places, text.layers);
     if source.files.contains(LOGIT_SCALE) {
         modules.push(plain_module(
             source,
@@ -223,7 +225,7 @@ fn both_towers(
         ));
     }
     let embed_dim = model.map(|model| model.size("embed_dim")).transpose()?;
-    bind(dir, source, Parts { family, places, image, text }, modules, embed_dim)
+    bind(dir, source, Parts { family, places, image, text: Some(text) }, modules, embed_dim)
 }
 
 /// The text tower of a file without configuration, as all released ones are.
@@ -238,12 +240,24 @@ fn text_from_shapes(source: &Source, places: Places) -> Result<ClipTextConfig, L
         let reason = "there is no text tower, or its embeddings have other than two dimensions".to_owned();
         return Err(LoadError::Structure { reason });
     };
-    let layers = match places.style {
-        Style::Timm => count_layers(source, &format!("{}transformer.resblocks.", places.text)),
-        _ => count_layers(source, &format!("{}transformer.", places.text)),
-    };
+    let layers = text_layers(source, places);
     let causal = has_conv_stem(source, places);
     Ok(ClipTextConfig { context_length, vocab_size, layers, heads: (width / VIT_HEAD_DIM).max(1), causal })
+}
+
+fn text_layers(source: &Source, places: Places) -> usize {
+    let list = if places.style == Style::Apple { "transformer." } else { "transformer.resblocks." };
+    count_layers(source, &format!("{}{list}", places.text))
+}
+
+fn has_text_convolutions(source: &Source, places: Places) -> bool {
+    (0..text_layers(source, places)).any(|l| is_text_convolution(source, places, l))
+}
+
+/// Whether layer `l` is one of convolutions; any of its parts is enough, so that a missing one is missed.
+fn is_text_convolution(source: &Source, places: Places, l: usize) -> bool {
+    let layer = format!("{}transformer.{l}.", places.text);
+    clip_text::REP_MIXER_KEYS.iter().any(|key| source.files.any_under(&format!("{layer}{key}")))
 }
 
 /// What the released models of this structure want to see (open_clip `pretrained.py`): only the towers of five
@@ -383,7 +397,12 @@ fn text_modules(source: &Source, places: Places, layers: usize) -> Vec<Module<'_
     let module = |row, l| styled(source, places, ("text", places.text), row, l);
     let mut modules: Vec<_> = clip_text::MODEL.iter().map(|row| module(row, 0)).collect();
     for l in 0..layers {
-        modules.extend(clip_text::BLOCK.iter().map(|row| module(row, l)));
+        let rows: &[Row] = if is_text_convolution(source, places, l) {
+            &clip_text::REP_MIXER_BLOCK
+        } else {
+            &clip_text::BLOCK
+        };
+        modules.extend(rows.iter().map(|row| module(row, l)));
     }
     modules
 }

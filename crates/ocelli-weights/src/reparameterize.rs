@@ -174,14 +174,14 @@ impl Conv {
         }
     }
 
-    /// Add `scale(o) * conv(x)`, the smaller square kernel centred in ours.
+    /// Add `scale(o) * conv(x)`, the smaller kernel centred in ours.
     fn add_conv(&mut self, shape: [usize; 4], conv: &Tensor, scale: &[f64]) {
         let [_, inputs, kernel_h, kernel_w] = shape;
-        let kernel = conv.shape[3];
-        let (pad_h, pad_w) = ((kernel_h - kernel) / 2, (kernel_w - kernel) / 2);
-        for (filter, values) in f64s(conv).chunks_exact(kernel * kernel).enumerate() {
+        let (height, width) = (conv.shape[2], conv.shape[3]);
+        let (pad_h, pad_w) = ((kernel_h - height) / 2, (kernel_w - width) / 2);
+        for (filter, values) in f64s(conv).chunks_exact(height * width).enumerate() {
             for (tap, value) in values.iter().enumerate() {
-                let (y, x) = (tap / kernel + pad_h, tap % kernel + pad_w);
+                let (y, x) = (tap / width + pad_h, tap % width + pad_w);
                 self.weight[(filter * kernel_h + y) * kernel_w + x] += value * scale[filter / inputs];
             }
         }

@@ -22,6 +22,7 @@ const CONV_FFN: Form = Form::ConvBatchNorm {
     child: Name { timm: "conv", apple: "conv" },
     norm: Name { timm: "bn", apple: "bn" },
 };
+const REP_MIXER: Form = Form::RepMixer { scale: ScaleBranch::Required };
 const FINAL_CONV: Form = Form::MobileOne { scale: ScaleBranch::Required, identity: false };
 
 const fn row(
@@ -65,7 +66,7 @@ pub static STAGE: [Row; 12] = [
 /// Once a block.
 #[rustfmt::skip]
 pub static BLOCK: [Row; 15] = [
-    row("stages.{s}.blocks.{b}.token_mixer", "stages.{s}.blocks.{b}.token_mixer", "network.{blocks}.{b}.token_mixer", Form::RepMixer, &[C, ONE, THREE, THREE], When::RepMixer),
+    row("stages.{s}.blocks.{b}.token_mixer", "stages.{s}.blocks.{b}.token_mixer", "network.{blocks}.{b}.token_mixer", REP_MIXER, &[C, ONE, THREE, THREE], When::RepMixer),
     row("stages.{s}.blocks.{b}.layer_scale", "stages.{s}.blocks.{b}.layer_scale.gamma", "network.{blocks}.{b}.layer_scale", Form::PerChannel, &[C], When::RepMixer),
     row("stages.{s}.blocks.{b}.norm.weight", "stages.{s}.blocks.{b}.norm.weight", "network.{blocks}.{b}.norm.weight", Form::Tensor, &[C], When::LayerNorm),
     row("stages.{s}.blocks.{b}.norm.bias", "stages.{s}.blocks.{b}.norm.bias", "network.{blocks}.{b}.norm.bias", Form::Tensor, &[C], When::LayerNorm),

@@ -55,7 +55,10 @@ pub enum Form {
     /// Large-kernel conv: `BN(conv 7x7) + BN(conv 3x3)`.
     LargeKernel,
     /// RepMixer: `x + layer_scale * (mixer(x) - norm(x))`.
-    RepMixer,
+    RepMixer {
+        /// Whether the mixer has a 1x1 branch.
+        scale: ScaleBranch,
+    },
     /// Conditional positional encoding: `x + conv(x)`.
     RepCpe,
     /// A tensor whose dimensions of length 1 do not count.
@@ -142,6 +145,8 @@ pub enum Size {
     PatchSide,
     TextWidth,
     TextHidden,
+    /// Positions that a convolution over a text spans.
+    TextKernel,
     TextVocab,
     ContextLength,
     EmbedDim,
