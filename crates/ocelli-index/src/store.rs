@@ -171,6 +171,14 @@ impl Index {
         meta(&self.db, key)?.ok_or_else(|| damaged(&self.path, format!("it has no `{key}`")))
     }
 
+    /// A note that a program left with [`crate::Writer::set_note`].
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn note(&self, key: &str) -> Result<Option<String>> {
+        meta(&self.db, &note_key(key))
+    }
+
     /// How many pictures it has.
     ///
     /// # Errors
@@ -248,6 +256,16 @@ impl Index {
         ))
     }
 
+    /// Pictures that more than one file holds, ascending.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn with_copies(&self) -> Result<Vec<i64>> {
+        let sql = "SELECT picture FROM files WHERE picture IS NOT NULL GROUP BY picture HAVING count(*) > 1 ORDER BY picture";
+        let mut query = self.db.prepare(sql)?;
+        Ok(query.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
+    }
+
     /// Files that could not be indexed, in the order of the paths.
     ///
     /// # Errors
@@ -309,6 +327,11 @@ fn read_config(path: &Path, db: &Connection) -> Result<Config> {
 
 fn meta<T: rusqlite::types::FromSql>(db: &Connection, key: &str) -> Result<Option<T>> {
     Ok(db.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()?)
+}
+
+/// Notes of others beside our own values.
+pub(crate) fn note_key(key: &str) -> String {
+    format!("note:{key}")
 }
 
 pub(crate) fn damaged(path: &Path, reason: String) -> IndexError {

@@ -83,6 +83,16 @@ impl Writer {
         Ok(Self { index, _lock: lock })
     }
 
+    /// Keep a text for the program that uses the index, such as where its model is.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn set_note(&mut self, key: &str, value: &str) -> Result<()> {
+        let sql = "INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)";
+        self.index.db.execute(sql, [store::note_key(key).as_str(), value])?;
+        Ok(())
+    }
+
     /// Store a batch: all of it, or nothing.
     ///
     /// # Errors

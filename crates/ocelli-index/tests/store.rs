@@ -125,7 +125,7 @@ fn files_that_failed_are_tried_again_only_when_asked() {
     run(&w.db, &w.root);
     let writer = Writer::open(&w.db, &config()).unwrap();
     let retry = ScanOptions { retry: true, ..OPTIONS };
-    let scan = writer.scan(&[w.root.clone()], &retry).unwrap();
+    let scan = writer.scan(std::slice::from_ref(&w.root), &retry).unwrap();
     assert_eq!(scan.candidates.len(), 1);
     assert!(scan.candidates[0].path.ends_with("broken.jpg"));
 }

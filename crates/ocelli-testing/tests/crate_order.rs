@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// From the ground up; each may use those before it, but for the exceptions below.
-const ORDER: [&str; 10] = [
+const ORDER: [&str; 12] = [
     "ocelli-plan",
     "ocelli-quant",
     "ocelli-cpu",
@@ -15,6 +15,8 @@ const ORDER: [&str; 10] = [
     "ocelli-models",
     "ocelli",
     "ocelli-index",
+    "ocelli-photos",
+    "ocelli-server",
     "ocelli-cli",
 ];
 

@@ -118,6 +118,8 @@ pub struct ClipCheckpoint {
     pub config: ClipConfig,
     /// What happened to each tensor.
     pub report: LoadReport,
+    /// Tells checkpoints apart, whatever their names: embeddings of two of them cannot be compared.
+    pub fingerprint: u64,
     weights: Weights,
 }
 
@@ -353,7 +355,7 @@ fn bind<'a>(
     };
     let name = directory_name(dir);
     let config = ClipConfig { family, name, embed_dim, image, tower, text, logit_scale };
-    Ok(ClipCheckpoint { config, report, weights })
+    Ok(ClipCheckpoint { config, report, fingerprint: source.files.fingerprint(), weights })
 }
 
 fn check(sizes: &Sizes, size: Size, field: &'static str, config: Option<usize>) -> Result<(), LoadError> {

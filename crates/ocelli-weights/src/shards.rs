@@ -68,6 +68,25 @@ impl TensorFiles {
             .take_while(move |name| name.starts_with(prefix))
     }
 
+    /// A number that tells checkpoints apart (FNV-1a): names, shapes and the first bytes of every tensor. It reads
+    /// little, and changes when a model is trained further or stored in another type.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        const FIRST_BYTES: usize = 256;
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        let mut add = |bytes: &[u8]| {
+            bytes.iter().for_each(|&b| hash = (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        };
+        for (name, &file) in &self.owner {
+            let file = &self.files[file];
+            add(name.as_bytes());
+            if let Some(info) = file.header.tensors.get(name) {
+                info.shape.iter().for_each(|&dim| add(&(dim as u64).to_le_bytes()));
+                add(&file.bytes()[info.bytes.start..info.bytes.end.min(info.bytes.start + FIRST_BYTES)]);
+            }
+        }
+        hash
+    }
+
     /// Whether any name begins with `prefix`.
     pub(crate) fn any_under(&self, prefix: &str) -> bool {
         self.names_under(prefix).next().is_some()

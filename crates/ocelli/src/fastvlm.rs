@@ -64,22 +64,23 @@ pub struct FastVlm {
     prefix: Mutex<Option<Prefix>>,
 }
 
-/// A prepared plan and the memory of its last run, if nobody is using it.
+/// A prepared plan and the memory of its last runs, as far as nobody is using it.
 pub(crate) struct Stage {
     pub(crate) plan: PreparedPlan,
-    arena: Mutex<Option<Arena>>,
+    /// As many as were ever in use at once.
+    arenas: Mutex<Vec<Arena>>,
 }
 
 impl Stage {
     pub(crate) fn new(plan: PreparedPlan) -> Self {
-        Self { plan, arena: Mutex::new(None) }
+        Self { plan, arenas: Mutex::default() }
     }
 
     pub(crate) fn with_arena<R>(&self, f: impl FnOnce(&PreparedPlan, &mut Arena) -> R) -> R {
-        let kept = lock(&self.arena).take();
+        let kept = lock(&self.arenas).pop();
         let mut arena = kept.unwrap_or_else(|| self.plan.new_arena());
         let result = f(&self.plan, &mut arena);
-        *lock(&self.arena) = Some(arena);
+        lock(&self.arenas).push(arena);
         result
     }
 }

@@ -38,6 +38,7 @@ impl Default for ClipOptions {
 /// tower.
 pub struct MobileClip {
     config: ClipConfig,
+    fingerprint: u64,
     preprocess: ClipPreprocess,
     weights: CpuWeights,
     source: Arc<dyn WeightSource>,
@@ -100,6 +101,7 @@ impl MobileClip {
             resize_mode: if image.squash { ResizeMode::Squash } else { ResizeMode::Shortest },
         };
         Ok(Self {
+            fingerprint: checkpoint.fingerprint,
             config: checkpoint.config,
             preprocess,
             weights,
@@ -114,6 +116,16 @@ impl MobileClip {
     /// Sizes and constants of the checkpoint.
     pub fn config(&self) -> &ClipConfig {
         &self.config
+    }
+
+    /// What tells this model's embeddings from those of others: they can be compared where this is equal. Element
+    /// type and instruction set are no part of it.
+    pub fn identity(&self) -> String {
+        let tower = match &self.config.tower {
+            ClipTower::FastVit(_) => "fastvit",
+            ClipTower::Vit { .. } => "vit",
+        };
+        format!("{tower}-{}px-{}-{:016x}", self.config.image.size, self.config.embed_dim, self.fingerprint)
     }
 
     /// Name of the instruction set that runs.
