@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use crate::home::{ModelId, PullRecord, models};
 use crate::message::{message, size};
 
-/// The field of `config.json` that marks a random checkpoint of `synth`.
+/// Configuration files, of which a model has one.
+const CONFIGS: [&str; 2] = ["config.json", "open_clip_config.json"];
+/// The field of them that marks a random checkpoint of `synth`.
 const SYNTH_MARK: &str = "ocelli_synth";
 
 /// One model under the models folder.
@@ -181,12 +183,14 @@ fn folders(dir: &Path) -> Vec<(String, PathBuf)> {
 }
 
 fn is_model(dir: &Path) -> bool {
-    dir.join("config.json").is_file() || PullRecord::read(dir).is_some()
+    CONFIGS.iter().any(|config| dir.join(config).is_file()) || PullRecord::read(dir).is_some()
 }
 
 fn is_synthetic(dir: &Path) -> bool {
-    let config = std::fs::read(dir.join("config.json")).unwrap_or_default();
-    serde_json::from_slice::<Value>(&config).is_ok_and(|config| config.get(SYNTH_MARK).is_some())
+    CONFIGS.iter().any(|config| {
+        let config = std::fs::read(dir.join(config)).unwrap_or_default();
+        serde_json::from_slice::<Value>(&config).is_ok_and(|config| config.get(SYNTH_MARK).is_some())
+    })
 }
 
 /// Bytes of all files of a directory, folders below included, links not followed.
