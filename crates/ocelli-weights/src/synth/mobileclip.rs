@@ -12,7 +12,7 @@ use crate::clip::{CLIP_MEAN, CLIP_STD};
 use crate::family::Tower;
 use crate::names::{Row, Size, Style, fastvit, vit};
 
-/// Of a trained model's logit scale; `exp` of it is 55 to 90, below the limit of 100.
+/// The logit scale: `exp` of it is 55 to 90, a little below the limit of 100 that trained models reach.
 const LOGIT_SCALE: Fill = Fill::Between(4.0, 4.5);
 
 /// What a model is made of.
