@@ -81,9 +81,9 @@ pub enum Command {
         #[command(flatten)]
         generate: GenerateArgs,
     },
-    /// Make a random checkpoint at a real size, for measuring: its words mean nothing
+    /// Make a random checkpoint at a real size, for measuring: its answers mean nothing
     Synth {
-        /// fastvlm-tiny, fastvlm-0.5b, fastvlm-1.5b or fastvlm-7b
+        /// fastvlm-0.5b (1.5b, 7b, tiny), mobileclip-s0 (s1, s2, b, blt, tiny) or mobileclip2-s0 (s2, s3, s4, b, l14)
         #[arg(value_parser = str::parse::<SynthArch>)]
         arch: SynthArch,
         /// Directory to write

@@ -4,13 +4,16 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use ocelli::Checkpoint;
+use ocelli::{Checkpoint, ClipCheckpoint};
+use ocelli_weights::{LoadError, Weights};
 use serde_json::{Value, json};
 
 use crate::home::{ModelId, PullRecord, models};
 use crate::message::{message, size};
 
-/// The field of `config.json` that marks a random checkpoint of `synth`.
+/// Configuration files, of which a model has one.
+const CONFIGS: [&str; 2] = ["config.json", "open_clip_config.json"];
+/// The field of them that marks a random checkpoint of `synth`.
 const SYNTH_MARK: &str = "ocelli_synth";
 
 /// One model under the models folder.
@@ -32,10 +35,7 @@ impl Kept {
             None if is_synthetic(&dir) => "synthetic",
             None => "copied",
         };
-        let content = match Checkpoint::open(&dir, None) {
-            Ok(checkpoint) => Ok((checkpoint.report.family.name().to_owned(), stored_types(&checkpoint))),
-            Err(error) => Err(message(&error.into())),
-        };
+        let content = content(&dir).map_err(|error| message(&error.into()));
         Self { id, bytes: bytes_under(&dir), dir, origin, content }
     }
 
@@ -63,9 +63,19 @@ impl Kept {
     }
 }
 
-/// Types in which the weights of a checkpoint are stored.
-pub fn stored_types(checkpoint: &Checkpoint) -> Vec<String> {
-    let mut types: Vec<String> = checkpoint.weights().iter().map(|t| t.dtype.to_string()).collect();
+/// Family and stored types of a model of either kind.
+fn content(dir: &Path) -> Result<(String, Vec<String>), LoadError> {
+    if ClipCheckpoint::is_clip(dir) {
+        let checkpoint = ClipCheckpoint::open(dir)?;
+        return Ok((checkpoint.report.family.name().to_owned(), stored_types(checkpoint.weights())));
+    }
+    let checkpoint = Checkpoint::open(dir, None)?;
+    Ok((checkpoint.report.family.name().to_owned(), stored_types(checkpoint.weights())))
+}
+
+/// Types in which weights are stored.
+pub fn stored_types(weights: &Weights) -> Vec<String> {
+    let mut types: Vec<String> = weights.iter().map(|t| t.dtype.to_string()).collect();
     types.sort_unstable();
     types.dedup();
     types
@@ -181,12 +191,14 @@ fn folders(dir: &Path) -> Vec<(String, PathBuf)> {
 }
 
 fn is_model(dir: &Path) -> bool {
-    dir.join("config.json").is_file() || PullRecord::read(dir).is_some()
+    CONFIGS.iter().any(|config| dir.join(config).is_file()) || PullRecord::read(dir).is_some()
 }
 
 fn is_synthetic(dir: &Path) -> bool {
-    let config = std::fs::read(dir.join("config.json")).unwrap_or_default();
-    serde_json::from_slice::<Value>(&config).is_ok_and(|config| config.get(SYNTH_MARK).is_some())
+    CONFIGS.iter().any(|config| {
+        let config = std::fs::read(dir.join(config)).unwrap_or_default();
+        serde_json::from_slice::<Value>(&config).is_ok_and(|config| config.get(SYNTH_MARK).is_some())
+    })
 }
 
 /// Bytes of all files of a directory, folders below included, links not followed.

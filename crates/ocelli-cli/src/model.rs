@@ -57,7 +57,8 @@ pub fn synth(arch: SynthArch, dir: &Path, seed: u64, force: bool, as_json: bool)
     if let Some(progress) = progress {
         progress.finish();
     }
-    eprintln!("wrote {} to {}; random weights, its words mean nothing", arch.name(), dir.display());
+    let what = if arch.is_mobileclip() { "embeddings" } else { "words" };
+    eprintln!("wrote {} to {}; random weights, its {what} mean nothing", arch.name(), dir.display());
     if as_json {
         let report = json!({"arch": arch.name(), "dir": dir.display().to_string(), "seed": seed, "weight_bytes": bytes});
         writeln!(std::io::stdout(), "{report}")?;
@@ -73,6 +74,10 @@ fn write(
     progress: &mut dyn FnMut(u64, u64),
 ) -> anyhow::Result<()> {
     ocelli_weights::synth(arch, dir, seed, force, progress)?;
+    if arch.is_mobileclip() {
+        // CLIP's vocabulary is built in.
+        return Ok(());
+    }
     let tiny = arch == SynthArch::FastVlmTiny;
     let vocabulary = if tiny { TINY_BASE_VOCAB } else { QWEN2_BASE_VOCAB };
     ocelli_text::write_synthetic_qwen2_tokenizer(dir, vocabulary, false)

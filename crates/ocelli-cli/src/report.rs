@@ -28,7 +28,7 @@ pub fn inspect(model: &str, vision: Option<&Path>, as_json: bool) -> anyhow::Res
         ("model", json!(dir.display().to_string())),
         ("family", json!(checkpoint.report.family.name())),
         ("folded", json!(checkpoint.report.folded)),
-        ("stored_dtypes", json!(stored_types(&checkpoint))),
+        ("stored_dtypes", json!(stored_types(weights))),
         ("stored_bytes", json!(weights.iter().map(|t| t.bytes as u64).sum::<u64>())),
         ("licence", json!(licence_file(dir).map(|p| p.display().to_string()))),
         (

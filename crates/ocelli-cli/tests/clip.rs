@@ -168,3 +168,28 @@ fn trace_writes_the_stages_of_both_towers() {
         assert!(error <= 2e-5, "{ours}: {error:.1e}");
     }
 }
+
+#[test]
+fn a_random_model_embeds() {
+    let home = tempfile::tempdir().expect("home");
+    let dir = home.path().join("tiny");
+    let dir = dir.to_str().expect("utf-8");
+    let written = run(home.path(), &["synth", "mobileclip-tiny", dir, "--json"]);
+    assert_exit(&written, 0);
+    assert_eq!(json_lines(&written)[0]["arch"], "mobileclip-tiny");
+    assert!(stderr(&written).contains("its embeddings mean nothing"), "{}", stderr(&written));
+    let (one, other) = (path("images/rgb_160x120.png"), path("images/six_3x2.png"));
+    let args = ["embed", "--json", "--model", dir, "--image", &one, "--image", &other, "--text", "a dog"];
+    let output = run(home.path(), &args);
+    assert_exit(&output, 0);
+    let lines = json_lines(&output);
+    let embedding = |i: usize| -> Vec<f64> {
+        let values = lines[i]["embedding"].as_array().expect("list");
+        values.iter().map(|v| v.as_f64().expect("number")).collect()
+    };
+    for i in 0..3 {
+        assert_eq!(lines[i]["dim"], 32);
+        assert!((embedding(i).iter().map(|v| v * v).sum::<f64>() - 1.0).abs() < 1e-4, "{}", lines[i]);
+    }
+    assert!(embedding(0) != embedding(1) && embedding(1) != embedding(2));
+}

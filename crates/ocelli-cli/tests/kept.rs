@@ -46,6 +46,18 @@ fn kept_models_are_listed() {
 }
 
 #[test]
+fn a_random_mobileclip_is_listed() {
+    let home = tempfile::tempdir().expect("home");
+    let dir = home.path().join("models/clip");
+    assert_exit(&run(home.path(), &["synth", "mobileclip-tiny", dir.to_str().expect("utf-8")]), 0);
+    let listed = json_lines(&run(home.path(), &["list", "--json"]));
+    assert_eq!(listed.len(), 1);
+    assert_eq!((&listed[0]["id"], &listed[0]["origin"]), (&json!("clip"), &json!("synthetic")));
+    assert_eq!((&listed[0]["family"], &listed[0]["error"]), (&json!("Apple MobileCLIP"), &json!(null)));
+    assert_eq!(listed[0]["stored_dtypes"], json!(["f32"]));
+}
+
+#[test]
 fn a_model_is_removed_with_yes_only() {
     let home = tempfile::tempdir().expect("home");
     synth(home.path(), "org/one");

@@ -9,11 +9,11 @@ use crate::bind::{Bound, Draft, Module, Sizes, Source};
 use crate::config::{FastVlmConfig, JsonFile, VisionInfo};
 use crate::error::LoadError;
 use crate::family::{Family, Spelling, Tower, detect, detect_tower};
-use crate::names::{Row, Size, Style, When, fastvit, projector, qwen2};
+use crate::names::{Row, Size, Style, fastvit, projector, qwen2};
 use crate::quantization::Quantization;
 use crate::report::LoadReport;
 use crate::shards::TensorFiles;
-use crate::structure::{FastVit, Stage, leading_index};
+use crate::structure::{FastVit, leading_index};
 use crate::weights::Weights;
 
 /// Channels of one attention head of the tower, in every variant.
@@ -161,19 +161,11 @@ pub(crate) fn tower_module<'a>(
     s: usize,
     b: usize,
 ) -> Module<'a> {
-    let stage = &vit.stages[s];
-    let fill = |name: &str| {
-        name.replace("{s}", &s.to_string())
-            .replace("{b}", &b.to_string())
-            .replace("{blocks}", &stage.blocks_at.to_string())
-            .replace("{down}", &stage.down_at.to_string())
-            .replace("{cpe}", &stage.cpe_at.to_string())
-    };
     Module {
         source,
         row,
-        ours: format!("vision.{}", fill(row.ours)),
-        theirs: format!("{}{}", vit.tower.prefix, fill(&row.name(vit.tower.style))),
+        ours: format!("vision.{}", vit.place(row.ours, s, b)),
+        theirs: format!("{}{}", vit.tower.prefix, vit.place(&row.name(vit.tower.style), s, b)),
         scope: s,
         style: vit.tower.style,
         channels_last: vit.tower.channels_last,
@@ -182,29 +174,7 @@ pub(crate) fn tower_module<'a>(
 }
 
 pub(crate) fn tower_modules<'a>(source: &'a Source, vit: &FastVit) -> Vec<Module<'a>> {
-    let mut modules: Vec<_> = fastvit::STEM.iter().map(|row| tower_module(source, vit, row, 0, 0)).collect();
-    for (s, stage) in vit.stages.iter().enumerate() {
-        let rows = fastvit::STAGE.iter().filter(|row| applies(row.when, vit, s, stage));
-        modules.extend(rows.map(|row| tower_module(source, vit, row, s, 0)));
-        for b in 0..stage.blocks {
-            let rows = fastvit::BLOCK.iter().filter(|row| applies(row.when, vit, s, stage));
-            modules.extend(rows.map(|row| tower_module(source, vit, row, s, b)));
-        }
-    }
-    modules
-}
-
-fn applies(when: When, vit: &FastVit, s: usize, stage: &Stage) -> bool {
-    match when {
-        When::Always => true,
-        When::Downsample => s > 0,
-        When::DownsampleSe => s > 1 && vit.downsample_se,
-        When::RepMixer => !stage.attention,
-        When::Attention => stage.attention,
-        When::LayerNorm => stage.attention && !vit.batch_norm,
-        When::BatchNorm => stage.attention && vit.batch_norm,
-        When::LastStage => s + 1 == vit.stages.len(),
-    }
+    vit.rows().into_iter().map(|(row, s, b)| tower_module(source, vit, row, s, b)).collect()
 }
 
 /// A module outside of the tower, whose names are the same in all styles.

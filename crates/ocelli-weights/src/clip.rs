@@ -33,8 +33,8 @@ const TINY_HEAD_DIM: usize = 16;
 /// More than any network has.
 const MAX_LAYERS: usize = 1024;
 /// Of CLIP's own training pictures.
-const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+pub(crate) const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+pub(crate) const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 /// open_clip clamps at `exp` of this, as CLIP was trained.
 const MAX_LOGIT_SCALE: f32 = 100.0;
 

@@ -2,7 +2,7 @@
 
 use crate::error::LoadError;
 use crate::family::Tower;
-use crate::names::{MOBILE_ONE, Style, fastvit};
+use crate::names::{MOBILE_ONE, Row, Style, When, fastvit};
 use crate::shards::TensorFiles;
 
 /// More than any network has; keeps a hostile index from asking for billions of modules.
@@ -49,6 +49,42 @@ impl FastVit {
         let batch_norm =
             files.names_under(tower.prefix).any(|name| statistics.iter().any(|end| name.ends_with(end)));
         Ok(Self { tower, stages, stem_scale, downsample_se: under(".proj.0.se."), batch_norm })
+    }
+
+    /// The rows of the name table that apply, each with its stage and block, the head excepted.
+    pub(crate) fn rows(&self) -> Vec<(&'static Row, usize, usize)> {
+        let mut rows: Vec<_> = fastvit::STEM.iter().map(|row| (row, 0, 0)).collect();
+        for (s, stage) in self.stages.iter().enumerate() {
+            let applying = |row: &&Row| self.applies(row.when, s, stage);
+            rows.extend(fastvit::STAGE.iter().filter(applying).map(|row| (row, s, 0)));
+            for b in 0..stage.blocks {
+                rows.extend(fastvit::BLOCK.iter().filter(applying).map(|row| (row, s, b)));
+            }
+        }
+        rows
+    }
+
+    fn applies(&self, when: When, s: usize, stage: &Stage) -> bool {
+        match when {
+            When::Always => true,
+            When::Downsample => s > 0,
+            When::DownsampleSe => s > 1 && self.downsample_se,
+            When::RepMixer => !stage.attention,
+            When::Attention => stage.attention,
+            When::LayerNorm => stage.attention && !self.batch_norm,
+            When::BatchNorm => stage.attention && self.batch_norm,
+            When::LastStage => s + 1 == self.stages.len(),
+        }
+    }
+
+    /// A name of the table with the placeholders of a stage and a block filled in.
+    pub(crate) fn place(&self, name: &str, s: usize, b: usize) -> String {
+        let stage = &self.stages[s];
+        name.replace("{s}", &s.to_string())
+            .replace("{b}", &b.to_string())
+            .replace("{blocks}", &stage.blocks_at.to_string())
+            .replace("{down}", &stage.down_at.to_string())
+            .replace("{cpe}", &stage.cpe_at.to_string())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Tiny MobileCLIP checkpoints of every variant against the answers of open_clip and timm.
 
-use ocelli::{ClipOptions, DType, DecodeOptions, Isa, MobileClip, Orientation};
+use ocelli::{ClipOptions, DType, DecodeOptions, Isa, MobileClip, Orientation, SynthArch};
 use ocelli_testing::{Tensors, fixture, relative_error};
 use serde_json::Value;
 
@@ -189,4 +189,33 @@ fn a_foreign_vocabulary_is_refused() {
     let model = MobileClip::load(&fixture("mobileclip-s0"), &ClipOptions::default()).expect("model");
     let error = model.embed_texts(&["x"]).unwrap_err().to_string();
     assert!(error.contains("49408") && error.contains("714"), "{error}");
+}
+
+/// Every kind of block of `synth`'s tiny model, with the vocabulary that is built in: embeddings have length 1, are
+/// those of the scalar kernels, and differ from input to input.
+#[test]
+fn a_random_model_embeds() {
+    let dir = tempfile::tempdir().expect("directory");
+    ocelli_weights::synth(SynthArch::MobileClipTiny, dir.path(), 1, false, &mut |_, _| {}).expect("written");
+    let embeddings = |isa| {
+        let options = ClipOptions { dtype: DType::F32, isa: Some(isa), threads: 2, tokenizer: None };
+        let model = MobileClip::load(dir.path(), &options).expect("a model");
+        let pictures = ["images/rgb_160x120.png", "images/tall_75x200.png"];
+        let pictures = pictures.map(|name| model.open_image(&fixture(name), &decode()).expect(name));
+        let mut all = model.embed_images(&pictures).expect("image embeddings");
+        all.extend(model.embed_texts(&["a photo of a dog", "two cats", ""]).expect("text embeddings"));
+        all
+    };
+    let (fast, exact) = (embeddings(best()), embeddings(Isa::Scalar));
+    for (i, (fast, exact)) in fast.iter().zip(&exact).enumerate() {
+        let length = fast.iter().map(|v| v * v).sum::<f32>().sqrt();
+        assert!((length - 1.0).abs() < 1e-5, "{i}: length {length}");
+        assert!(relative_error(fast, exact) < 1e-4, "{i}");
+    }
+    for (i, a) in fast.iter().enumerate() {
+        for (j, b) in fast.iter().enumerate().take(i) {
+            let cosine: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+            assert!(cosine < 0.9999, "{i} and {j} are alike: {cosine}");
+        }
+    }
 }

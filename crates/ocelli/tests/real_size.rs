@@ -7,16 +7,15 @@ use std::path::Path;
 use ocelli::{Checkpoint, SynthArch, memory_plan};
 use ocelli_models::{LogitRows, Qwen2Shape, fastvithd, qwen2};
 use ocelli_plan::{AttentionShape, DType, Plan, PlanBuilder};
-use ocelli_weights::SynthDtype;
 
 /// A checkpoint directory whose weight file is a hole: no disk, every shape.
 fn hollow(arch: SynthArch, dir: &Path) -> Checkpoint {
     let mut header = serde_json::Map::new();
     let mut end = 0;
     for tensor in arch.tensors() {
-        let dtype = if tensor.dtype == SynthDtype::Bf16 { "BF16" } else { "I64" };
         let offsets = [end, end + tensor.bytes()];
         end = offsets[1];
+        let dtype = tensor.dtype.name();
         let entry = serde_json::json!({ "dtype": dtype, "shape": tensor.shape, "data_offsets": offsets });
         header.insert(tensor.name, entry);
     }
@@ -25,7 +24,9 @@ fn hollow(arch: SynthArch, dir: &Path) -> Checkpoint {
     file.write_all(&(header.len() as u64).to_le_bytes()).expect("write");
     file.write_all(&header).expect("write");
     file.set_len(8 + header.len() as u64 + end).expect("a hole of the weights' size");
-    std::fs::write(dir.join("config.json"), arch.config(1).to_string()).expect("config");
+    for (name, config) in arch.configs(1) {
+        std::fs::write(dir.join(name), config.to_string()).expect("config");
+    }
     Checkpoint::open(dir, None).expect("checkpoint")
 }
 

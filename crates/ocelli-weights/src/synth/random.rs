@@ -1,9 +1,9 @@
-//! Random bf16 numbers, the same on every machine: integers from a counter, and one rounded f32 operation a
-//! number.
+//! Random bf16 and f32 numbers, the same on every machine: integers from a counter, and a few rounded f32
+//! operations a number.
 
 use half::bf16;
 
-use super::arch::Fill;
+use super::tensor::{Fill, SynthDtype};
 
 /// The stream of one tensor.
 pub(super) struct Stream {
@@ -20,24 +20,43 @@ impl Stream {
     fn next(&mut self) -> [f32; 4] {
         self.counter += 1;
         let bits = mix(self.key.wrapping_add(self.counter.wrapping_mul(GOLDEN_RATIO)));
-        // 16 bits a number are more than bf16 keeps.
+        // 16 bits a number are more than bf16 keeps, and enough for f32: no two rows of a matrix are alike.
         std::array::from_fn(|i| f32::from((bits >> (16 * i)) as u16) * (1.0 / 32768.0) - (65535.0 / 65536.0))
     }
 
-    /// Fill `out` with little-endian bf16 numbers, from value `first` of the tensor on. Calls must go through the
-    /// tensor in order, in pieces of whole multiples of 4 but for the last.
-    pub(super) fn fill(&mut self, fill: Fill, shape: &[usize], first: u64, out: &mut [u8]) {
+    /// Fill `out` with little-endian numbers of type `dtype`, from value `first` of the tensor on. Calls must go
+    /// through the tensor in order, in pieces of whole multiples of 4 numbers but for the last.
+    pub(super) fn fill(
+        &mut self,
+        fill: Fill,
+        shape: &[usize],
+        first: u64,
+        dtype: SynthDtype,
+        out: &mut [u8],
+    ) {
         let (mean, amplitude) = mean_and_amplitude(fill);
         let centre = identity_taps(fill, shape);
-        for (i, four) in out.chunks_mut(8).enumerate() {
-            for (j, (out, u)) in four.as_chunks_mut::<2>().0.iter_mut().zip(self.next()).enumerate() {
-                let mut value = mean + amplitude * u;
-                if let Some(taps) = centre
-                    && (first + (4 * i + j) as u64) % taps == taps / 2
-                {
-                    value += 1.0;
-                }
-                *out = bf16::from_f32(value).to_le_bytes();
+        let value = |at: u64, u: f32| {
+            let value = mean + amplitude * u;
+            let copies = centre.is_some_and(|taps| at % taps == taps / 2);
+            if copies { value + 1.0 } else { value }
+        };
+        match dtype {
+            SynthDtype::Bf16 => self.each(first, out, |at, u, bytes: &mut [u8; 2]| {
+                *bytes = bf16::from_f32(value(at, u)).to_le_bytes();
+            }),
+            SynthDtype::F32 => self.each(first, out, |at, u, bytes: &mut [u8; 4]| {
+                *bytes = value(at, u).to_le_bytes();
+            }),
+            SynthDtype::I64 => out.fill(0),
+        }
+    }
+
+    /// Calls `write` for every value of `out`, of `N` bytes, with its place in the tensor and a number.
+    fn each<const N: usize>(&mut self, first: u64, out: &mut [u8], write: impl Fn(u64, f32, &mut [u8; N])) {
+        for (i, four) in out.chunks_mut(4 * N).enumerate() {
+            for (j, (out, u)) in four.as_chunks_mut::<N>().0.iter_mut().zip(self.next()).enumerate() {
+                write(first + (4 * i + j) as u64, u, out);
             }
         }
     }
@@ -81,7 +100,7 @@ mod tests {
 
     fn values(fill: Fill, shape: &[usize], seed: u64, name: &str) -> Vec<f32> {
         let mut bytes = vec![0; 2 * shape.iter().product::<usize>()];
-        Stream::new(seed, name).fill(fill, shape, 0, &mut bytes);
+        Stream::new(seed, name).fill(fill, shape, 0, SynthDtype::Bf16, &mut bytes);
         bytes.as_chunks::<2>().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect()
     }
 
@@ -109,6 +128,18 @@ mod tests {
         assert_eq!(v, PINNED);
         assert_ne!(v, values(Fill::Random { mean: 0.0, std: 1.0 }, &[8], 2, "model.norm.weight"));
         assert_ne!(v, values(Fill::Random { mean: 0.0, std: 1.0 }, &[8], 1, "model.norm.weighs"));
+    }
+
+    /// The same numbers, rounded less.
+    #[test]
+    fn f32_and_bf16_agree() {
+        let fill = Fill::Identity { noise: 0.3 };
+        let mut bytes = vec![0; 4 * 45];
+        Stream::new(1, "a").fill(fill, &[5, 1, 3, 3], 0, SynthDtype::F32, &mut bytes);
+        let fine = bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b));
+        let coarse = values(fill, &[5, 1, 3, 3], 1, "a");
+        assert!(fine.clone().map(|v| bf16::from_f32(v).to_f32()).eq(coarse.iter().copied()));
+        assert!(!fine.eq(coarse));
     }
 
     const PINNED: [f32; 8] =

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::arch::{MARKER, SynthArch, SynthDtype, SynthTensor};
+use super::arch::{MARKER, SynthArch};
 use super::random::Stream;
+use super::tensor::SynthTensor;
 
 /// Bytes generated and written at once.
 const PIECE: usize = 1 << 20;
@@ -15,6 +16,18 @@ const PIECE: usize = 1 << 20;
 const SHARD_BYTES: u64 = 5_000_000_000;
 /// What else the directory needs room for: headers, configs.
 const SPARE_BYTES: u64 = 1 << 20;
+/// Files of which one holds the mark.
+const MARKED: [&str; 2] = ["config.json", "open_clip_config.json"];
+/// What else an earlier checkpoint may have left that another model must not find.
+const LEFT_OVER: [&str; 7] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+];
 /// Ending of files that are not complete.
 const PARTIAL: &str = ".partial";
 
@@ -53,8 +66,9 @@ pub enum SynthError {
     },
 }
 
-/// Write a random checkpoint in Apple's layout: `config.json`, `generation_config.json` and the weights in bf16.
-/// No tokenizer. Each file appears under its name only when it is complete. `progress` is told the bytes of
+/// Write a random checkpoint in the layout of the released one: a FastVLM as Apple's in bf16, without tokenizer; a
+/// MobileCLIP as open_clip's in f32, and the first MobileCLIP-S0, which open_clip cannot open, with Apple's
+/// names; both in training form. Each file appears under its name only when it is complete. `progress` is told the bytes of
 /// weights done and those of all.
 ///
 /// An earlier random checkpoint is overwritten if `force` is set; anything else never is.
@@ -75,10 +89,12 @@ pub fn synth(
     check_space(dir, total)?;
 
     // The config goes first: its mark tells that what an interrupted run leaves may be overwritten.
-    write_json(&dir.join("config.json"), &arch.config(seed))?;
-    write_json(&dir.join("generation_config.json"), &arch.generation_config())?;
+    for (name, config) in arch.configs(seed) {
+        write_json(&dir.join(name), &config)?;
+    }
     let shards = cut(&tensors);
-    let names: Vec<String> = (1..=shards.len()).map(|i| shard_name(i, shards.len())).collect();
+    let stem = arch.weight_file();
+    let names: Vec<String> = (1..=shards.len()).map(|i| shard_name(stem, i, shards.len())).collect();
     let mut done = 0;
     for (shard, name) in shards.iter().zip(&names) {
         write_shard(&dir.join(name), shard, seed, &mut |bytes| {
@@ -91,34 +107,43 @@ pub fn synth(
         let map = files.flat_map(|(shard, name)| shard.iter().map(move |t| (t.name.clone(), json!(name))));
         let map: serde_json::Map<String, Value> = map.collect();
         let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
-        write_json(&dir.join("model.safetensors.index.json"), &index)?;
+        write_json(&dir.join(format!("{stem}.safetensors.index.json")), &index)?;
     }
     Ok(())
 }
 
-/// Remove the weights of an earlier run, if that is what is there and it is allowed.
+/// Remove the files of an earlier run, if that is what is there and it is allowed.
 fn make_room(dir: &Path, force: bool) -> Result<(), SynthError> {
     let entries = std::fs::read_dir(dir).map_err(|e| io_error(dir, e))?;
     let paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     if paths.is_empty() {
         return Ok(());
     }
-    let config = std::fs::read(dir.join("config.json")).unwrap_or_default();
-    let config: Value = serde_json::from_slice(&config).unwrap_or_default();
-    if config.get(MARKER).is_none() {
+    let marked: Vec<PathBuf> = MARKED.iter().map(|name| dir.join(name)).filter(|p| is_marked(p)).collect();
+    if marked.is_empty() {
         return Err(SynthError::NotEmpty { dir: dir.to_owned() });
     }
     if !force {
         return Err(SynthError::Exists { dir: dir.to_owned() });
     }
-    for path in paths {
+    let left_over = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let weights = name.starts_with("model") && name.contains(".safetensors");
-        if weights || name.ends_with(PARTIAL) {
-            std::fs::remove_file(&path).map_err(|e| io_error(&path, e))?;
-        }
+        let weights = ["model", "open_clip_model"].iter().any(|stem| name.starts_with(stem));
+        (weights && name.contains(".safetensors"))
+            || name.ends_with(PARTIAL)
+            || LEFT_OVER.iter().any(|left| name == *left)
+    };
+    // The mark goes last: an interrupted run can be made good by another one.
+    for path in paths.iter().filter(|path| left_over(path)).chain(&marked) {
+        std::fs::remove_file(path).map_err(|e| io_error(path, e))?;
     }
     Ok(())
+}
+
+/// Whether a file is the configuration of a random checkpoint.
+fn is_marked(path: &Path) -> bool {
+    let config = std::fs::read(path).unwrap_or_default();
+    serde_json::from_slice::<Value>(&config).is_ok_and(|config| config.get(MARKER).is_some())
 }
 
 fn check_space(dir: &Path, total: u64) -> Result<(), SynthError> {
@@ -145,8 +170,8 @@ fn cut(tensors: &[SynthTensor]) -> Vec<&[SynthTensor]> {
     shards
 }
 
-fn shard_name(number: usize, of: usize) -> String {
-    if of == 1 { "model.safetensors".to_owned() } else { format!("model-{number:05}-of-{of:05}.safetensors") }
+fn shard_name(stem: &str, number: usize, of: usize) -> String {
+    if of == 1 { format!("{stem}.safetensors") } else { format!("{stem}-{number:05}-of-{of:05}.safetensors") }
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<(), SynthError> {
@@ -186,10 +211,8 @@ fn write_tensor(
     while done < total {
         let len = (total - done).min(piece.len() as u64) as usize;
         let piece = &mut piece[..len];
-        match tensor.dtype {
-            SynthDtype::Bf16 => stream.fill(tensor.fill, &tensor.shape, done / 2, piece),
-            SynthDtype::I64 => piece.fill(0),
-        }
+        let first = done / tensor.dtype.size();
+        stream.fill(tensor.fill, &tensor.shape, first, tensor.dtype, piece);
         file.write_all(piece)?;
         done += len as u64;
         wrote(len as u64);
@@ -203,9 +226,9 @@ fn header(tensors: &[SynthTensor]) -> String {
     map.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
     let mut begin = 0;
     for tensor in tensors {
-        let dtype = if tensor.dtype == SynthDtype::Bf16 { "BF16" } else { "I64" };
         let end = begin + tensor.bytes();
-        let entry = json!({ "dtype": dtype, "shape": tensor.shape, "data_offsets": [begin, end] });
+        let entry =
+            json!({ "dtype": tensor.dtype.name(), "shape": tensor.shape, "data_offsets": [begin, end] });
         map.insert(tensor.name.clone(), entry);
         begin = end;
     }
