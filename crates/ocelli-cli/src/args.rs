@@ -56,8 +56,8 @@ pub enum Command {
     Classify(ClassifyArgs),
     /// Show a model's family, sizes, types and memory plan without loading it
     Inspect {
-        /// Model directory, or the name of a pulled model
-        #[arg(value_name = "DIR|ID")]
+        /// Model directory, MobileCLIP weight file, or the name of a pulled model
+        #[arg(value_name = "DIR|FILE|ID")]
         model: String,
         /// Take the vision tower from this checkpoint
         #[arg(long, value_name = "DIR")]
@@ -103,7 +103,8 @@ pub enum Command {
     /// Models go under $OCELLI_HOME/models (default ~/.local/share/ocelli/models) and are found by the same
     /// name with --model. HF_TOKEN is sent to the server where it is set.
     Pull {
-        /// fastvlm-0.5b, fastvlm-1.5b, fastvlm-7b, mobileclip2-s0 (s2, s3, s4, b, l14) or ORG/REPO
+        /// fastvlm-0.5b, fastvlm-1.5b, fastvlm-7b, mobileclip2-s0 (s2, s3, s4, b, l14), mobileclip-s0 (s1, s2, b,
+        /// blt) or ORG/REPO
         #[arg(value_name = "ID")]
         model: String,
         /// Server to take it from [default: $HF_ENDPOINT, else https://huggingface.co]

@@ -6,10 +6,15 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 /// Short names that `pull` and `--model` know, and the repositories they stand for.
-pub const SHORT_NAMES: [(&str, &str); 9] = [
+pub const SHORT_NAMES: [(&str, &str); 14] = [
     ("fastvlm-0.5b", "apple/FastVLM-0.5B"),
     ("fastvlm-1.5b", "apple/FastVLM-1.5B"),
     ("fastvlm-7b", "apple/FastVLM-7B"),
+    ("mobileclip-s0", "apple/MobileCLIP-S0"),
+    ("mobileclip-s1", "apple/MobileCLIP-S1"),
+    ("mobileclip-s2", "apple/MobileCLIP-S2"),
+    ("mobileclip-b", "apple/MobileCLIP-B"),
+    ("mobileclip-blt", "apple/MobileCLIP-B-LT"),
     ("mobileclip2-s0", "timm/MobileCLIP2-S0-OpenCLIP"),
     ("mobileclip2-s2", "timm/MobileCLIP2-S2-OpenCLIP"),
     ("mobileclip2-s3", "timm/MobileCLIP2-S3-OpenCLIP"),
@@ -150,6 +155,7 @@ mod tests {
     fn short_names_stand_for_repositories() {
         assert_eq!(ModelId::parse("fastvlm-7b").expect("name").as_str(), "apple/FastVLM-7B");
         assert_eq!(ModelId::parse("FastVLM-0.5B").expect("name").as_str(), "apple/FastVLM-0.5B");
+        assert_eq!(ModelId::parse("mobileclip-blt").expect("name").as_str(), "apple/MobileCLIP-B-LT");
         assert!(!ModelId::parse("random-tiny").expect("name").is_repository());
     }
 

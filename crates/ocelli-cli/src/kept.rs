@@ -4,7 +4,8 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use ocelli::Checkpoint;
+use ocelli::{Checkpoint, ClipCheckpoint};
+use ocelli_weights::{LoadError, Weights};
 use serde_json::{Value, json};
 
 use crate::home::{ModelId, PullRecord, models};
@@ -32,10 +33,7 @@ impl Kept {
             None if is_synthetic(&dir) => "synthetic",
             None => "copied",
         };
-        let content = match Checkpoint::open(&dir, None) {
-            Ok(checkpoint) => Ok((checkpoint.report.family.name().to_owned(), stored_types(&checkpoint))),
-            Err(error) => Err(message(&error.into())),
-        };
+        let content = content(&dir).map_err(|error| message(&error.into()));
         Self { id, bytes: bytes_under(&dir), dir, origin, content }
     }
 
@@ -63,9 +61,21 @@ impl Kept {
     }
 }
 
-/// Types in which the weights of a checkpoint are stored.
-pub fn stored_types(checkpoint: &Checkpoint) -> Vec<String> {
-    let mut types: Vec<String> = checkpoint.weights().iter().map(|t| t.dtype.to_string()).collect();
+/// Family and stored types of a model directory.
+fn content(dir: &Path) -> Result<(String, Vec<String>), LoadError> {
+    let (family, weights) = if ClipCheckpoint::is_clip(dir) {
+        let checkpoint = ClipCheckpoint::open(dir)?;
+        (checkpoint.report.family, checkpoint.weights().clone())
+    } else {
+        let checkpoint = Checkpoint::open(dir, None)?;
+        (checkpoint.report.family, checkpoint.weights().clone())
+    };
+    Ok((family.name().to_owned(), types_of(&weights)))
+}
+
+/// Types in which weights are stored.
+pub fn types_of(weights: &Weights) -> Vec<String> {
+    let mut types: Vec<String> = weights.iter().map(|t| t.dtype.to_string()).collect();
     types.sort_unstable();
     types.dedup();
     types

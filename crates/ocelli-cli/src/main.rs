@@ -10,6 +10,7 @@ mod args;
 mod clip;
 mod home;
 mod hub;
+mod inspect_clip;
 mod kept;
 mod message;
 mod model;
