@@ -54,6 +54,11 @@ pub enum Command {
     Embed(EmbedArgs),
     /// Say which of some labels a picture shows (MobileCLIP)
     Classify(ClassifyArgs),
+    /// Keep lists of labels and their embeddings, for `classify --labels-set NAME`
+    Labels {
+        #[command(subcommand)]
+        command: LabelsCommand,
+    },
     /// Show a model's family, sizes, types and memory plan without loading it
     Inspect {
         /// Model directory, MobileCLIP weight file, or the name of a pulled model
@@ -223,12 +228,15 @@ pub struct ClassifyArgs {
         long,
         value_name = "A,B,C",
         conflicts_with = "labels_file",
-        required_unless_present = "labels_file"
+        required_unless_present_any = ["labels_file", "labels_set"]
     )]
     pub labels: Option<String>,
     /// A file with one label a line
     #[arg(long, value_name = "FILE")]
     pub labels_file: Option<PathBuf>,
+    /// Labels and templates that `ocelli labels save` keeps under this name
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["labels", "labels_file", "templates"])]
+    pub labels_set: Option<String>,
     /// A text around each label, such as "a photo of a {}"; 7 or 80 are CLIP's own ensembles; may be repeated
     #[arg(long = "template", value_name = "TEXT|7|80")]
     pub templates: Vec<String>,
@@ -240,6 +248,65 @@ pub struct ClassifyArgs {
     pub json: bool,
     #[command(flatten)]
     pub clip: ClipArgs,
+}
+
+/// What to do with label sets.
+#[derive(Subcommand)]
+pub enum LabelsCommand {
+    /// Keep labels under a name, in place of what was kept there
+    Save(SaveLabelsArgs),
+    /// Show the label sets that are kept here
+    List {
+        /// One JSON object a set
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a label set
+    Rm {
+        /// Its name, as `ocelli labels list` shows it
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+}
+
+/// What to keep.
+#[derive(Args, Clone)]
+pub struct SaveLabelsArgs {
+    /// Name of the set: ASCII letters, digits, `-`, `_` and `.`
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// The labels, with commas between
+    #[arg(
+        long,
+        value_name = "A,B,C",
+        conflicts_with = "labels_file",
+        required_unless_present = "labels_file"
+    )]
+    pub labels: Option<String>,
+    /// A file with one label a line
+    #[arg(long, value_name = "FILE")]
+    pub labels_file: Option<PathBuf>,
+    /// A text around each label, such as "a photo of a {}"; 7 or 80 are CLIP's own ensembles; may be repeated
+    #[arg(long = "template", value_name = "TEXT|7|80")]
+    pub templates: Vec<String>,
+    /// One JSON object about what was kept
+    #[arg(long)]
+    pub json: bool,
+    /// Keep the embeddings of this MobileCLIP too, so that its text tower need not run again
+    #[arg(long, value_name = "DIR|FILE|ID", help_heading = "Model")]
+    pub model: Option<String>,
+    /// Directory of the vocabulary, where it is neither CLIP's own nor beside the weights
+    #[arg(long, value_name = "DIR", requires = "model", help_heading = "Model")]
+    pub tokenizer: Option<PathBuf>,
+    /// Where to run; gpu is not supported yet
+    #[arg(long, value_enum, default_value_t = Device::Auto, help_heading = "Model")]
+    pub device: Device,
+    /// Threads; 0 is one for each core
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Model")]
+    pub threads: usize,
+    /// Compute type: f32 is exact and takes twice the memory; auto is bf16
+    #[arg(long, value_enum, default_value_t = Dtype::Auto, help_heading = "Model")]
+    pub dtype: Dtype,
 }
 
 /// Where to run.

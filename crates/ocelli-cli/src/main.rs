@@ -12,6 +12,7 @@ mod home;
 mod hub;
 mod inspect_clip;
 mod kept;
+mod labels;
 mod message;
 mod model;
 mod progress;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Cli, Command};
+use args::{Cli, Command, LabelsCommand};
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -46,6 +47,9 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Chat { image, model, generate } => answer::chat(image.as_deref(), &model, &generate),
         Command::Embed(args) => clip::embed(&args),
         Command::Classify(args) => clip::classify(&args),
+        Command::Labels { command: LabelsCommand::Save(args) } => labels::save(&args),
+        Command::Labels { command: LabelsCommand::List { json } } => labels::list(json),
+        Command::Labels { command: LabelsCommand::Rm { name } } => labels::remove(&name),
         Command::Inspect { model, vision, json } => report::inspect(&model, vision.as_deref(), json),
         Command::Trace { image, prompt, out, model, generate } => {
             answer::trace(&image, &prompt, &out, &model, &generate)

@@ -155,9 +155,22 @@ fn completions_exist_for_every_shell() {
 fn every_command_has_help() {
     let home = tempfile::tempdir().expect("home");
     let all = stdout(&run(home.path(), &["--help"]));
-    for command in
-        ["caption", "ask", "chat", "inspect", "trace", "synth", "pull", "list", "rm", "doctor", "completions"]
-    {
+    for command in [
+        "caption",
+        "ask",
+        "chat",
+        "classify",
+        "embed",
+        "labels",
+        "inspect",
+        "trace",
+        "synth",
+        "pull",
+        "list",
+        "rm",
+        "doctor",
+        "completions",
+    ] {
         assert!(all.contains(command), "{command}");
         assert_exit(&run(home.path(), &[command, "--help"]), 0);
     }
