@@ -1,5 +1,6 @@
 //! The command line: names and flags that scripts rely on.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::builder::NonEmptyStringValueParser;
@@ -58,6 +59,11 @@ pub enum Command {
     Labels {
         #[command(subcommand)]
         command: LabelsCommand,
+    },
+    /// Measure a model on pictures whose content is known
+    Eval {
+        #[command(subcommand)]
+        command: EvalCommand,
     },
     /// Show a model's family, sizes, types and memory plan without loading it
     Inspect {
@@ -307,6 +313,39 @@ pub struct SaveLabelsArgs {
     /// Compute type: f32 is exact and takes twice the memory; auto is bf16
     #[arg(long, value_enum, default_value_t = Dtype::Auto, help_heading = "Model")]
     pub dtype: Dtype,
+}
+
+/// What to measure.
+#[derive(Subcommand)]
+pub enum EvalCommand {
+    /// Zero-shot accuracy of a MobileCLIP on a folder of folders, one a class
+    Zeroshot(ZeroshotArgs),
+}
+
+/// What to tell apart, and where the answers are.
+#[derive(Args, Clone)]
+pub struct ZeroshotArgs {
+    /// Folder with one folder of pictures a class; the label is the folder's name with spaces for underscores
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// A file with other labels, one FOLDER=LABEL a line
+    #[arg(long, value_name = "MAP")]
+    pub labels_file: Option<PathBuf>,
+    /// A text around each label, such as "a photo of a {}"; 7 or 80 are CLIP's own ensembles; may be repeated
+    /// [default: 7]
+    #[arg(long = "template", value_name = "TEXT|7|80")]
+    pub templates: Vec<String>,
+    /// Take the first N pictures of each class
+    #[arg(long, value_name = "N")]
+    pub limit: Option<NonZeroUsize>,
+    /// Draw which class is taken for which: rows are true, columns predicted, each row sums to 100 %
+    #[arg(long, value_name = "F.png")]
+    pub confusion: Option<PathBuf>,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub clip: ClipArgs,
 }
 
 /// Where to run.

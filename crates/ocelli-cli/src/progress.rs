@@ -98,6 +98,14 @@ impl CountProgress {
         }
     }
 
+    /// Write to stderr without harm to the bar.
+    pub fn around(&self, write: impl FnOnce()) {
+        match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
     /// How many were done in a second so far.
     pub fn per_second(&self, done: usize) -> f64 {
         done as f64 / self.start.elapsed().as_secs_f64().max(1e-9)

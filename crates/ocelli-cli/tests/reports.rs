@@ -162,6 +162,7 @@ fn every_command_has_help() {
         "classify",
         "embed",
         "labels",
+        "eval",
         "inspect",
         "trace",
         "synth",
