@@ -1,5 +1,6 @@
 //! The command line: names and flags that scripts rely on.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::builder::NonEmptyStringValueParser;
@@ -54,10 +55,20 @@ pub enum Command {
     Embed(EmbedArgs),
     /// Say which of some labels a picture shows (MobileCLIP)
     Classify(ClassifyArgs),
+    /// Keep lists of labels and their embeddings, for `classify --labels-set NAME`
+    Labels {
+        #[command(subcommand)]
+        command: LabelsCommand,
+    },
+    /// Measure a model on pictures whose content is known
+    Eval {
+        #[command(subcommand)]
+        command: EvalCommand,
+    },
     /// Show a model's family, sizes, types and memory plan without loading it
     Inspect {
-        /// Model directory, or the name of a pulled model
-        #[arg(value_name = "DIR|ID")]
+        /// Model directory, MobileCLIP weight file, or the name of a pulled model
+        #[arg(value_name = "DIR|FILE|ID")]
         model: String,
         /// Take the vision tower from this checkpoint
         #[arg(long, value_name = "DIR")]
@@ -103,7 +114,8 @@ pub enum Command {
     /// Models go under $OCELLI_HOME/models (default ~/.local/share/ocelli/models) and are found by the same
     /// name with --model. HF_TOKEN is sent to the server where it is set.
     Pull {
-        /// fastvlm-0.5b, fastvlm-1.5b, fastvlm-7b, mobileclip2-s0 (s2, s3, s4, b, l14) or ORG/REPO
+        /// fastvlm-0.5b, fastvlm-1.5b, fastvlm-7b, mobileclip2-s0 (s2, s3, s4, b, l14), mobileclip-s0 (s1, s2, b,
+        /// blt) or ORG/REPO
         #[arg(value_name = "ID")]
         model: String,
         /// Server to take it from [default: $HF_ENDPOINT, else https://huggingface.co]
@@ -222,6 +234,58 @@ pub struct ClassifyArgs {
         long,
         value_name = "A,B,C",
         conflicts_with = "labels_file",
+        required_unless_present_any = ["labels_file", "labels_set"]
+    )]
+    pub labels: Option<String>,
+    /// A file with one label a line
+    #[arg(long, value_name = "FILE")]
+    pub labels_file: Option<PathBuf>,
+    /// Labels and templates that `ocelli labels save` keeps under this name
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["labels", "labels_file", "templates"])]
+    pub labels_set: Option<String>,
+    /// A text around each label, such as "a photo of a {}"; 7 or 80 are CLIP's own ensembles; may be repeated
+    #[arg(long = "template", value_name = "TEXT|7|80")]
+    pub templates: Vec<String>,
+    /// Show this many labels; 0 shows all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub top: usize,
+    /// One JSON object a picture on stdout
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub clip: ClipArgs,
+}
+
+/// What to do with label sets.
+#[derive(Subcommand)]
+pub enum LabelsCommand {
+    /// Keep labels under a name, in place of what was kept there
+    Save(SaveLabelsArgs),
+    /// Show the label sets that are kept here
+    List {
+        /// One JSON object a set
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a label set
+    Rm {
+        /// Its name, as `ocelli labels list` shows it
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+}
+
+/// What to keep.
+#[derive(Args, Clone)]
+pub struct SaveLabelsArgs {
+    /// Name of the set: ASCII letters, digits, `-`, `_` and `.`
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// The labels, with commas between
+    #[arg(
+        long,
+        value_name = "A,B,C",
+        conflicts_with = "labels_file",
         required_unless_present = "labels_file"
     )]
     pub labels: Option<String>,
@@ -231,10 +295,53 @@ pub struct ClassifyArgs {
     /// A text around each label, such as "a photo of a {}"; 7 or 80 are CLIP's own ensembles; may be repeated
     #[arg(long = "template", value_name = "TEXT|7|80")]
     pub templates: Vec<String>,
-    /// Show this many labels; 0 shows all
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub top: usize,
-    /// One JSON object a picture on stdout
+    /// One JSON object about what was kept
+    #[arg(long)]
+    pub json: bool,
+    /// Keep the embeddings of this MobileCLIP too, so that its text tower need not run again
+    #[arg(long, value_name = "DIR|FILE|ID", help_heading = "Model")]
+    pub model: Option<String>,
+    /// Directory of the vocabulary, where it is neither CLIP's own nor beside the weights
+    #[arg(long, value_name = "DIR", requires = "model", help_heading = "Model")]
+    pub tokenizer: Option<PathBuf>,
+    /// Where to run; gpu is not supported yet
+    #[arg(long, value_enum, default_value_t = Device::Auto, help_heading = "Model")]
+    pub device: Device,
+    /// Threads; 0 is one for each core
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Model")]
+    pub threads: usize,
+    /// Compute type: f32 is exact and takes twice the memory; auto is bf16
+    #[arg(long, value_enum, default_value_t = Dtype::Auto, help_heading = "Model")]
+    pub dtype: Dtype,
+}
+
+/// What to measure.
+#[derive(Subcommand)]
+pub enum EvalCommand {
+    /// Zero-shot accuracy of a MobileCLIP on a folder of folders, one a class
+    Zeroshot(ZeroshotArgs),
+}
+
+/// What to tell apart, and where the answers are.
+#[derive(Args, Clone)]
+pub struct ZeroshotArgs {
+    /// Folder with one folder of pictures a class; the label is the folder's name with spaces for underscores
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// A file with other labels, one FOLDER=LABEL a line
+    #[arg(long, value_name = "MAP")]
+    pub labels_file: Option<PathBuf>,
+    /// A text around each label, such as "a photo of a {}"; 7 or 80 are CLIP's own ensembles; may be repeated
+    /// [default: 7]
+    #[arg(long = "template", value_name = "TEXT|7|80")]
+    pub templates: Vec<String>,
+    /// Take the first N pictures of each class
+    #[arg(long, value_name = "N")]
+    pub limit: Option<NonZeroUsize>,
+    /// Draw which class is taken for which: rows are true, columns predicted, each row sums to 100 %
+    #[arg(long, value_name = "F.png")]
+    pub confusion: Option<PathBuf>,
+    /// One JSON object on stdout
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]

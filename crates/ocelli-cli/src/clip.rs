@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::args::{ClassifyArgs, ClipArgs, Device, Dtype, EmbedArgs, OrientationArg};
 use crate::home::find;
+use crate::labels::LabelSet;
 use crate::message::{message, printable};
 
 /// Files that a folder is searched for.
@@ -31,7 +32,8 @@ pub fn load(args: &ClipArgs) -> anyhow::Result<MobileClip> {
     Ok(MobileClip::load(&path, &ClipOptions { dtype, threads: args.threads, isa: None, tokenizer })?)
 }
 
-fn decode_options(args: &ClipArgs) -> DecodeOptions {
+/// How the arguments want pictures to be read.
+pub fn decode_options(args: &ClipArgs) -> DecodeOptions {
     let ignore = matches!(args.orientation, OrientationArg::Ignore);
     let orientation = if ignore { Orientation::Ignore } else { Orientation::Exif };
     DecodeOptions { orientation, max_pixels: args.max_pixels }
@@ -67,13 +69,17 @@ pub fn embed(args: &EmbedArgs) -> anyhow::Result<bool> {
 
 /// `ocelli classify`.
 pub fn classify(args: &ClassifyArgs) -> anyhow::Result<bool> {
-    let labels = labels(args)?;
-    let chosen = chosen_templates(args)?;
-    let chosen: Vec<&str> = chosen.iter().map(String::as_str).collect();
+    let set = match &args.labels_set {
+        Some(name) => LabelSet::read(name)?,
+        None => LabelSet::new(
+            labels(args.labels.as_deref(), args.labels_file.as_deref())?,
+            chosen_templates(&args.templates)?,
+        ),
+    };
     let model = load(&args.clip)?;
     let start = Instant::now();
-    let embedded: Result<Vec<_>, _> = labels.iter().map(|label| model.embed_label(label, &chosen)).collect();
-    let embedded = embedded?;
+    let embedded = set.embeddings(args.labels_set.as_deref(), &model)?;
+    let labels = set.labels;
     eprintln!("{} labels in {:.0} ms", labels.len(), start.elapsed().as_secs_f64() * 1e3);
     let mut all_well = true;
     let images = expand(&args.images)?;
@@ -117,14 +123,15 @@ pub fn trace(args: &ClipArgs, image: &Path, text: &str) -> anyhow::Result<(Vec<S
     Ok((stages, model.kernels()))
 }
 
-fn report(path: &Path, error: &anyhow::Error) {
+/// Say on stderr what went wrong with one file.
+pub fn report(path: &Path, error: &anyhow::Error) {
     let (path, text) = (path.display().to_string(), message(error));
     // Most messages name the file themselves.
     if text.contains(&path) { eprintln!("ocelli: {text}") } else { eprintln!("ocelli: {path}: {text}") }
 }
 
 /// Decode on a thread of its own, a few pictures ahead, and hand each to `work` in order.
-fn each_image(
+pub fn each_image(
     model: &MobileClip,
     paths: &[PathBuf],
     options: &DecodeOptions,
@@ -160,7 +167,8 @@ fn expand(given: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn walk(dir: &Path, paths: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+/// The pictures of a folder and of those below it, in order.
+pub fn walk(dir: &Path, paths: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     let entries = std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))?;
     let mut entries: Vec<_> = entries.collect::<Result<Vec<_>, _>>()?;
     entries.sort_by_key(std::fs::DirEntry::path);
@@ -190,8 +198,9 @@ fn stdin_lines() -> anyhow::Result<Vec<String>> {
     Ok(lines.into_iter().filter(|line| !line.is_empty()).collect())
 }
 
-fn labels(args: &ClassifyArgs) -> anyhow::Result<Vec<String>> {
-    let text = match (&args.labels, &args.labels_file) {
+/// The labels of `--labels` or `--labels-file`.
+pub fn labels(given: Option<&str>, file: Option<&Path>) -> anyhow::Result<Vec<String>> {
+    let text = match (given, file) {
         (Some(labels), _) => labels.replace(',', "\n"),
         (None, Some(file)) => {
             std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?
@@ -205,9 +214,10 @@ fn labels(args: &ClassifyArgs) -> anyhow::Result<Vec<String>> {
     Ok(labels)
 }
 
-fn chosen_templates(args: &ClassifyArgs) -> anyhow::Result<Vec<String>> {
+/// The templates that `--template` stands for.
+pub fn chosen_templates(given: &[String]) -> anyhow::Result<Vec<String>> {
     let mut chosen = Vec::new();
-    for template in &args.templates {
+    for template in given {
         match template.as_str() {
             "7" => chosen.extend(templates::seven().iter().map(|t| (*t).to_owned())),
             "80" => chosen.extend(templates::eighty().iter().map(|t| (*t).to_owned())),

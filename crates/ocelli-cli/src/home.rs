@@ -1,15 +1,21 @@
 //! Where models live and how a name finds one.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 /// Short names that `pull` and `--model` know, and the repositories they stand for.
-pub const SHORT_NAMES: [(&str, &str); 9] = [
+pub const SHORT_NAMES: [(&str, &str); 14] = [
     ("fastvlm-0.5b", "apple/FastVLM-0.5B"),
     ("fastvlm-1.5b", "apple/FastVLM-1.5B"),
     ("fastvlm-7b", "apple/FastVLM-7B"),
+    ("mobileclip-s0", "apple/MobileCLIP-S0"),
+    ("mobileclip-s1", "apple/MobileCLIP-S1"),
+    ("mobileclip-s2", "apple/MobileCLIP-S2"),
+    ("mobileclip-b", "apple/MobileCLIP-B"),
+    ("mobileclip-blt", "apple/MobileCLIP-B-LT"),
     ("mobileclip2-s0", "timm/MobileCLIP2-S0-OpenCLIP"),
     ("mobileclip2-s2", "timm/MobileCLIP2-S2-OpenCLIP"),
     ("mobileclip2-s3", "timm/MobileCLIP2-S3-OpenCLIP"),
@@ -32,6 +38,33 @@ pub fn home() -> PathBuf {
 /// The folder of the models.
 pub fn models() -> PathBuf {
     home().join("models")
+}
+
+/// The folder of the label sets.
+pub fn label_sets() -> PathBuf {
+    home().join("labels")
+}
+
+/// Write a file aside and rename it, so that nobody ever finds half of it.
+///
+/// # Errors
+/// When it cannot be written; nothing is left of it then.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".{}.partial", std::process::id()));
+    let aside = PathBuf::from(aside);
+    let write = || {
+        let mut file = std::fs::File::create(&aside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&aside, path)
+    };
+    let written = write();
+    if written.is_err() {
+        // What is left of it is of no use; that it stays is a lesser evil than another error.
+        let _ = std::fs::remove_file(&aside);
+    }
+    written.with_context(|| format!("writing {}", path.display()))
 }
 
 /// The name of a model under [`models`], `NAME` or `ORG/REPO`: safe as a path and in an address.
@@ -150,6 +183,7 @@ mod tests {
     fn short_names_stand_for_repositories() {
         assert_eq!(ModelId::parse("fastvlm-7b").expect("name").as_str(), "apple/FastVLM-7B");
         assert_eq!(ModelId::parse("FastVLM-0.5B").expect("name").as_str(), "apple/FastVLM-0.5B");
+        assert_eq!(ModelId::parse("mobileclip-blt").expect("name").as_str(), "apple/MobileCLIP-B-LT");
         assert!(!ModelId::parse("random-tiny").expect("name").is_repository());
     }
 

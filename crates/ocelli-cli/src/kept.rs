@@ -63,18 +63,20 @@ impl Kept {
     }
 }
 
-/// Family and stored types of a model of either kind.
+/// Family and stored types of a model directory.
 fn content(dir: &Path) -> Result<(String, Vec<String>), LoadError> {
-    if ClipCheckpoint::is_clip(dir) {
+    let (family, weights) = if ClipCheckpoint::is_clip(dir) {
         let checkpoint = ClipCheckpoint::open(dir)?;
-        return Ok((checkpoint.report.family.name().to_owned(), stored_types(checkpoint.weights())));
-    }
-    let checkpoint = Checkpoint::open(dir, None)?;
-    Ok((checkpoint.report.family.name().to_owned(), stored_types(checkpoint.weights())))
+        (checkpoint.report.family, checkpoint.weights().clone())
+    } else {
+        let checkpoint = Checkpoint::open(dir, None)?;
+        (checkpoint.report.family, checkpoint.weights().clone())
+    };
+    Ok((family.name().to_owned(), types_of(&weights)))
 }
 
 /// Types in which weights are stored.
-pub fn stored_types(weights: &Weights) -> Vec<String> {
+pub fn types_of(weights: &Weights) -> Vec<String> {
     let mut types: Vec<String> = weights.iter().map(|t| t.dtype.to_string()).collect();
     types.sort_unstable();
     types.dedup();

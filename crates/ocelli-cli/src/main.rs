@@ -8,9 +8,13 @@
 mod answer;
 mod args;
 mod clip;
+mod confusion;
+mod eval;
 mod home;
 mod hub;
+mod inspect_clip;
 mod kept;
+mod labels;
 mod message;
 mod model;
 mod progress;
@@ -21,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Cli, Command};
+use args::{Cli, Command, EvalCommand, LabelsCommand};
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -45,6 +49,10 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Chat { image, model, generate } => answer::chat(image.as_deref(), &model, &generate),
         Command::Embed(args) => clip::embed(&args),
         Command::Classify(args) => clip::classify(&args),
+        Command::Labels { command: LabelsCommand::Save(args) } => labels::save(&args),
+        Command::Labels { command: LabelsCommand::List { json } } => labels::list(json),
+        Command::Labels { command: LabelsCommand::Rm { name } } => labels::remove(&name),
+        Command::Eval { command: EvalCommand::Zeroshot(args) } => eval::zeroshot(&args),
         Command::Inspect { model, vision, json } => report::inspect(&model, vision.as_deref(), json),
         Command::Trace { image, prompt, out, model, generate } => {
             answer::trace(&image, &prompt, &out, &model, &generate)

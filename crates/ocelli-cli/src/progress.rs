@@ -1,6 +1,7 @@
 //! How far a long job is, on stderr: a bar on a terminal, a few plain lines elsewhere.
 
 use std::io::IsTerminal;
+use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -60,6 +61,59 @@ impl Progress {
     /// Take the bar away.
     pub fn finish(self) {
         if let Self::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// The progress of a job that is counted in pictures or the like, with how many come in a second.
+pub struct CountProgress {
+    /// On a terminal.
+    bar: Option<ProgressBar>,
+    label: String,
+    total: usize,
+    /// Count at which the next line is due, where there is no terminal.
+    next: usize,
+    start: Instant,
+}
+
+impl CountProgress {
+    /// Begin a job of `total` things called `label`.
+    pub fn new(label: &str, total: usize) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {per_sec} {eta}");
+            let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ");
+            ProgressBar::new(total as u64).with_style(style).with_message(label.to_owned())
+        });
+        Self { bar, label: label.to_owned(), total, next: total.div_ceil(10), start: Instant::now() }
+    }
+
+    /// So many are done.
+    pub fn at(&mut self, done: usize) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done as u64);
+        } else if done >= self.next && done < self.total {
+            eprintln!("{}: {done}/{}, {:.1} a second", self.label, self.total, self.per_second(done));
+            self.next = done + self.total.div_ceil(10);
+        }
+    }
+
+    /// Write to stderr without harm to the bar.
+    pub fn around(&self, write: impl FnOnce()) {
+        match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
+    /// How many were done in a second so far.
+    pub fn per_second(&self, done: usize) -> f64 {
+        done as f64 / self.start.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    /// Take the bar away.
+    pub fn finish(self) {
+        if let Some(bar) = self.bar {
             bar.finish_and_clear();
         }
     }

@@ -3,16 +3,31 @@
 use std::io::Write;
 use std::path::Path;
 
-use ocelli::{Checkpoint, DType, Isa, available_memory_bytes, available_threads, licence_file, memory_plan};
+use anyhow::bail;
+use ocelli::{
+    Checkpoint, ClipCheckpoint, DType, Isa, available_memory_bytes, available_threads, licence_file,
+    memory_plan,
+};
 use serde_json::{Value, json};
 
 use crate::home::{find, home, models};
-use crate::kept::{kept_names, stored_types};
+use crate::inspect_clip;
+use crate::kept::{kept_names, types_of};
 use crate::message::size;
 
 /// `ocelli inspect`.
 pub fn inspect(model: &str, vision: Option<&Path>, as_json: bool) -> anyhow::Result<bool> {
-    let dir = &find(model)?;
+    let path = Path::new(model);
+    let dir = &if path.is_file() { path.to_owned() } else { find(model)? };
+    if ClipCheckpoint::is_clip(dir) {
+        if vision.is_some() {
+            bail!(
+                "--vision is for FastVLM: {} is a MobileCLIP, which has its own image tower",
+                dir.display()
+            );
+        }
+        return inspect_clip::inspect(dir, as_json);
+    }
     let checkpoint = Checkpoint::open(dir, vision)?;
     let (config, weights) = (&checkpoint.config, checkpoint.weights());
     let memory = |dtype| -> anyhow::Result<Value> {
@@ -28,7 +43,7 @@ pub fn inspect(model: &str, vision: Option<&Path>, as_json: bool) -> anyhow::Res
         ("model", json!(dir.display().to_string())),
         ("family", json!(checkpoint.report.family.name())),
         ("folded", json!(checkpoint.report.folded)),
-        ("stored_dtypes", json!(stored_types(weights))),
+        ("stored_dtypes", json!(types_of(weights))),
         ("stored_bytes", json!(weights.iter().map(|t| t.bytes as u64).sum::<u64>())),
         ("licence", json!(licence_file(dir).map(|p| p.display().to_string()))),
         (
@@ -124,8 +139,8 @@ fn processor() -> (Option<String>, Vec<String>) {
     (field(["model name", "Processor"]).map(str::to_owned), features)
 }
 
-/// Text keeps the order of the fields.
-fn print(report: &[(&str, Value)], as_json: bool) -> anyhow::Result<bool> {
+/// A report on stdout. Text keeps the order of the fields.
+pub fn print(report: &[(&str, Value)], as_json: bool) -> anyhow::Result<bool> {
     let mut text = String::new();
     if as_json {
         let fields = report.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));

@@ -265,3 +265,45 @@ fn more_than_the_disk_holds_is_refused_before_anything_is_taken() {
     assert!(said.contains("needs 1152921504.6 GB more") && said.contains("are free there"), "{said}");
     assert!(hub.gets("config.json").is_empty());
 }
+
+#[test]
+fn a_first_mobileclip_is_one_pt_file_and_classifies() {
+    let mut files = files_of(&fixture("mobileclip-s0"));
+    files.retain(|name, _| name == "LICENSE" || name.starts_with('.') || name == "mobileclip_s0.pt");
+    files.insert("fig_accuracy_latency.png".into(), b"not needed".to_vec());
+    files.insert("README.md".into(), b"# MobileCLIP-S0".to_vec());
+    let hub = TestHub::start("apple/MobileCLIP-S0", files.clone(), Behaviour::default());
+    let home = tempfile::tempdir().expect("home");
+    let output = run(home.path(), &["pull", "mobileclip-s0", "--endpoint", &hub.endpoint, "--json"]);
+    assert_exit(&output, 0);
+    assert_eq!(json_lines(&output)[0]["files"], 3);
+    let dir = home.path().join("models/apple/MobileCLIP-S0");
+    assert!(std::fs::read(dir.join("mobileclip_s0.pt")).expect("weights") == files["mobileclip_s0.pt"]);
+    assert!(!dir.join("fig_accuracy_latency.png").exists());
+
+    let (picture, tokenizer) = (path("images/rgb_160x120.png"), path("clip-tokenizer"));
+    let classify = |model: &str| {
+        let args =
+            ["classify", &picture, "--labels", "dog,cat", "--tokenizer", &tokenizer, "--json", "--model"];
+        let output = run(home.path(), &[&args[..], &[model]].concat());
+        assert_exit(&output, 0);
+        json_lines(&output)
+    };
+    // The same file alone in another folder; beside the fixture's configuration it would be another model.
+    let copy = home.path().join("copy.pt");
+    std::fs::copy(fixture("mobileclip-s0/mobileclip_s0.pt"), &copy).expect("copy");
+    assert_eq!(classify("mobileclip-s0"), classify(copy.to_str().expect("utf-8")));
+
+    let list = run(home.path(), &["list", "--json"]);
+    assert_eq!(json_lines(&list)[0]["family"], "Apple MobileCLIP");
+    assert!(stderr(&list).is_empty(), "{}", stderr(&list));
+    let inspect = run(home.path(), &["inspect", "mobileclip-s0", "--json"]);
+    assert_exit(&inspect, 0);
+    let report = &json_lines(&inspect)[0];
+    assert_eq!(report["files"], serde_json::json!(["mobileclip_s0.pt"]));
+    assert_eq!(
+        (report["preprocess"]["size"].as_u64(), report["text"]["causal"].as_bool()),
+        (Some(256), Some(false))
+    );
+    assert!(report["licence"].as_str().is_some_and(|path| path.ends_with("LICENSE")));
+}

@@ -37,6 +37,60 @@ fn inspect_tells_what_a_model_is_before_it_is_loaded() {
 }
 
 #[test]
+fn inspect_tells_the_towers_of_a_mobileclip() {
+    let home = tempfile::tempdir().expect("home");
+    let inspect = |name: &str| {
+        let output = run(home.path(), &["inspect", &path(name), "--json"]);
+        assert_exit(&output, 0);
+        json_lines(&output).remove(0)
+    };
+    // Apple's file of the first S0: nothing but tensors, in training form, convolutions in the text tower.
+    let s0 = inspect("mobileclip-s0/mobileclip_s0.pt");
+    assert_eq!((&s0["family"], &s0["folded"]), (&json!("Apple MobileCLIP"), &json!(false)));
+    assert_eq!((&s0["files"], &s0["embed_dim"]), (&json!(["mobileclip_s0.pt"]), &json!(24)));
+    assert_eq!(
+        (&s0["vision"]["kind"], &s0["vision"]["widths"]),
+        (&json!("FastViT"), &json!([8, 16, 32, 64]))
+    );
+    assert_eq!((&s0["text"]["layers"], &s0["text"]["convolution_layers"]), (&json!(4), &json!(2)));
+    assert_eq!((&s0["text"]["width"], &s0["text"]["causal"]), (&json!(32), &json!(false)));
+    assert_eq!(
+        (&s0["preprocess"]["mean"], &s0["preprocess"]["std"]),
+        (&json!([0.0, 0.0, 0.0]), &json!([1.0, 1.0, 1.0]))
+    );
+
+    let l14 = inspect("mobileclip-l14");
+    assert_eq!(l14["preprocess"]["interpolation"], "bicubic");
+    assert_eq!(l14["preprocess"]["mean"], json!([0.481_454_67, 0.457_827_5, 0.408_210_72]));
+    assert_eq!((&l14["preprocess"]["size"], &l14["stored_dtypes"]), (&json!(56), &json!(["bf16"])));
+    let vision = &l14["vision"];
+    assert_eq!((&vision["kind"], &vision["width"]), (&json!("vision transformer"), &json!(32)));
+    // 56 pixels are 4 patches of 14 a side, and the class token.
+    assert_eq!((&vision["layers"], &vision["positions"]), (&json!(2), &json!(17)));
+    for report in [&s0, &l14] {
+        let count = |value: &Value| value["parameters"].as_u64().expect("parameters");
+        // The logit scale is one more.
+        assert_eq!(count(report), count(&report["vision"]) + count(&report["text"]) + 1);
+        assert!(report["logit_scale"].as_f64().is_some_and(|scale| (scale - 37.5247).abs() < 1e-3));
+    }
+    assert_eq!(inspect("mobileclip-b")["text"]["causal"], true);
+
+    let timm = path("mobileclip-s0/model.safetensors");
+    let tower = run(home.path(), &["inspect", &timm]);
+    assert_exit(&tower, 0);
+    let text = stdout(&tower);
+    assert!(text.contains("family: timm image tower") && text.contains("text: none"), "{text}");
+    let other = run(home.path(), &["inspect", &timm, "--vision", &path("fastvlm-apple")]);
+    assert_exit(&other, 1);
+    assert!(stderr(&other).contains("--vision is for FastVLM"), "{}", stderr(&other));
+    let broken = home.path().join("broken.pt");
+    std::fs::write(&broken, b"no zip").expect("write");
+    let broken = run(home.path(), &["inspect", broken.to_str().expect("utf-8")]);
+    assert_exit(&broken, 1);
+    assert!(stderr(&broken).contains("broken.pt"), "{}", stderr(&broken));
+}
+
+#[test]
 fn doctor_tells_what_would_be_used() {
     let home = tempfile::tempdir().expect("home");
     let output = run(home.path(), &["doctor", "--json"]);
@@ -101,9 +155,23 @@ fn completions_exist_for_every_shell() {
 fn every_command_has_help() {
     let home = tempfile::tempdir().expect("home");
     let all = stdout(&run(home.path(), &["--help"]));
-    for command in
-        ["caption", "ask", "chat", "inspect", "trace", "synth", "pull", "list", "rm", "doctor", "completions"]
-    {
+    for command in [
+        "caption",
+        "ask",
+        "chat",
+        "classify",
+        "embed",
+        "labels",
+        "eval",
+        "inspect",
+        "trace",
+        "synth",
+        "pull",
+        "list",
+        "rm",
+        "doctor",
+        "completions",
+    ] {
         assert!(all.contains(command), "{command}");
         assert_exit(&run(home.path(), &[command, "--help"]), 0);
     }

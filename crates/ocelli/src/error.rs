@@ -40,10 +40,7 @@ pub enum Error {
     Memory { needed: u64, available: u64 },
     #[error("{0}")]
     Sampling(String),
-    #[error(
-        "this checkpoint has no text tower that is supported: it is an image tower alone, or the first \
-         MobileCLIP-S0; texts need a model with both towers"
-    )]
+    #[error("this checkpoint has no text tower: texts need a model with both towers")]
     NoTextTower,
     #[error(
         "the vocabulary has {tokenizer} tokens, the model {model}: give the directory of its tokenizer files"

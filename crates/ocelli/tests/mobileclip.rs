@@ -219,3 +219,51 @@ fn a_random_model_embeds() {
         }
     }
 }
+
+/// Change the first value of a tensor of a safetensors file.
+fn change(file: &std::path::Path, tensor: &str) {
+    let mut bytes = std::fs::read(file).expect("file");
+    let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let json: Value = serde_json::from_slice(&bytes[8..8 + header]).expect("header");
+    let begin = json[tensor]["data_offsets"][0].as_u64().expect(tensor) as usize;
+    bytes[8 + header + begin] ^= 1;
+    std::fs::write(file, bytes).expect("write");
+}
+
+#[test]
+fn a_fingerprint_names_the_text_tower() {
+    let fingerprint = |path: &std::path::Path, dtype| {
+        let tokenizer = Some(fixture("clip-tokenizer"));
+        let options = ClipOptions { dtype, tokenizer, ..ClipOptions::default() };
+        let model = MobileClip::load(path, &options).expect("model");
+        model.text_fingerprint().expect("fingerprint")
+    };
+    let s0 = fingerprint(&fixture("mobileclip-s0"), DType::F32);
+    assert_eq!(s0, fingerprint(&fixture("mobileclip-s0"), DType::Bf16));
+    for other in ["mobileclip-s0/mobileclip_s0.pt", "mobileclip-b", "mobileclip-l14"] {
+        assert_ne!(s0, fingerprint(&fixture(other), DType::F32), "{other}");
+    }
+    // The same tower in another file, folded or not, has the same name.
+    let reparameterized = "mobileclip-s0/open_clip_model_reparam.safetensors";
+    assert_eq!(s0, fingerprint(&fixture(reparameterized), DType::F32));
+
+    let dir = tempfile::tempdir().expect("dir");
+    for name in ["open_clip_config.json", "open_clip_model.safetensors"] {
+        std::fs::copy(fixture("mobileclip-s0").join(name), dir.path().join(name)).expect("copy");
+    }
+    assert_eq!(s0, fingerprint(dir.path(), DType::F32));
+    let file = dir.path().join("open_clip_model.safetensors");
+    change(&file, "visual.trunk.head.fc.weight");
+    assert_eq!(s0, fingerprint(dir.path(), DType::F32), "the image tower does not count");
+    let mut before = s0;
+    for tensor in
+        ["text.ln_final.bias", "text.text_projection", "text.transformer.resblocks.1.mlp.c_fc.weight"]
+    {
+        change(&file, tensor);
+        let after = fingerprint(dir.path(), DType::F32);
+        assert_ne!(before, after, "{tensor}");
+        before = after;
+    }
+    let image_tower = MobileClip::load(&fixture("mobileclip-s0/model.safetensors"), &ClipOptions::default());
+    assert!(image_tower.expect("model").text_fingerprint().is_err());
+}
