@@ -7,6 +7,8 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ocelli::SynthArch;
 
+use crate::photos::args::{DupesArgs, IndexArgs, SearchArgs, SimilarArgs, StatsArgs};
+
 /// Vision-language on your own machine; nothing leaves it.
 #[derive(Parser)]
 #[command(name = "ocelli", version)]
@@ -65,6 +67,16 @@ pub enum Command {
         #[command(subcommand)]
         command: EvalCommand,
     },
+    /// Index folders of photos for `search`; run it again after changes, it does only what is new
+    Index(IndexArgs),
+    /// Find photos by words, by a picture, or by a sum of them
+    Search(SearchArgs),
+    /// Find photos like one
+    Similar(SimilarArgs),
+    /// Group photos that look the same
+    Dupes(DupesArgs),
+    /// Show what the photo index holds
+    Stats(StatsArgs),
     /// Show a model's family, sizes, types and memory plan without loading it
     Inspect {
         /// Model directory, MobileCLIP weight file, or the name of a pulled model
@@ -442,7 +454,8 @@ fn positive(text: &str) -> Result<f32, String> {
     number(text, |v| v > 0.0, "above 0")
 }
 
-fn share(text: &str) -> Result<f32, String> {
+/// A number between 0 and 1.
+pub fn share(text: &str) -> Result<f32, String> {
     number(text, |v| (0.0..=1.0).contains(&v), "between 0 and 1")
 }
 

@@ -22,14 +22,24 @@ const WAITING: usize = 4;
 
 /// Load the model of the arguments.
 pub fn load(args: &ClipArgs) -> anyhow::Result<MobileClip> {
-    if args.device == Device::Gpu {
+    load_named(&args.model, args.tokenizer.clone(), args.device, args.dtype, args.threads)
+}
+
+/// Load a directory, a weight file or a model that is kept here.
+pub fn load_named(
+    model: &str,
+    tokenizer: Option<PathBuf>,
+    device: Device,
+    dtype: Dtype,
+    threads: usize,
+) -> anyhow::Result<MobileClip> {
+    if device == Device::Gpu {
         bail!("--device gpu is not supported yet: use cpu or auto");
     }
-    let path = Path::new(&args.model);
-    let path = if path.is_file() { path.to_owned() } else { find(&args.model)? };
-    let dtype = if args.dtype == Dtype::F32 { DType::F32 } else { DType::Bf16 };
-    let tokenizer = args.tokenizer.clone();
-    Ok(MobileClip::load(&path, &ClipOptions { dtype, threads: args.threads, isa: None, tokenizer })?)
+    let path = Path::new(model);
+    let path = if path.is_file() { path.to_owned() } else { find(model)? };
+    let dtype = if dtype == Dtype::F32 { DType::F32 } else { DType::Bf16 };
+    Ok(MobileClip::load(&path, &ClipOptions { dtype, threads, isa: None, tokenizer })?)
 }
 
 /// How the arguments want pictures to be read.

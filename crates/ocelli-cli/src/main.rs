@@ -17,6 +17,7 @@ mod kept;
 mod labels;
 mod message;
 mod model;
+mod photos;
 mod progress;
 mod pull;
 mod report;
@@ -53,6 +54,11 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Labels { command: LabelsCommand::List { json } } => labels::list(json),
         Command::Labels { command: LabelsCommand::Rm { name } } => labels::remove(&name),
         Command::Eval { command: EvalCommand::Zeroshot(args) } => eval::zeroshot(&args),
+        Command::Index(args) => photos::index(&args),
+        Command::Search(args) => photos::search(&args),
+        Command::Similar(args) => photos::similar(&args),
+        Command::Dupes(args) => photos::dupes(&args),
+        Command::Stats(args) => photos::stats(&args),
         Command::Inspect { model, vision, json } => report::inspect(&model, vision.as_deref(), json),
         Command::Trace { image, prompt, out, model, generate } => {
             answer::trace(&image, &prompt, &out, &model, &generate)

@@ -100,7 +100,7 @@ pub fn index_photos(
             let received = match receive.recv_timeout(Duration::from_millis(200)) {
                 Ok(found) => found.and_then(|(file, outcome)| store.take(writer, file, outcome)),
                 Err(RecvTimeoutError::Timeout) => Ok(()),
-                Err(RecvTimeoutError::Disconnected) => return Ok(halt.load(Relaxed)),
+                Err(RecvTimeoutError::Disconnected) => return Ok::<_, PhotoError>(halt.load(Relaxed)),
             };
             // On an error the workers see that nobody listens.
             received.and_then(|()| store.flush_in_time(writer))?;

@@ -1,0 +1,126 @@
+//! A contact sheet: one HTML file with the pictures in it.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Context;
+use ocelli_photos::{Found, thumbnail_of};
+
+use super::found::{camera, path_of, when};
+
+/// Longer side of the small copies.
+const SIDE: usize = 320;
+
+const STYLE: &str = "\
+:root{color-scheme:light dark;font:15px/1.4 system-ui,sans-serif}body{margin:1.5rem}h1{font-size:1.2rem}
+ul{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:1rem;padding:0;list-style:none}
+li{overflow:hidden}img{width:100%;height:14rem;object-fit:cover;border-radius:4px;background:#8884}
+a{color:inherit}.none{height:14rem;display:grid;place-items:center;background:#8884;border-radius:4px}
+small{display:block;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}";
+
+/// Write the pictures of a search; those whose file cannot be read any more have no image.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write(file: &Path, query: &str, found: &[Found]) -> anyhow::Result<()> {
+    let page = page(query, found);
+    let aside = file.with_extension("partial");
+    let written = std::fs::write(&aside, page).and_then(|()| std::fs::rename(&aside, file));
+    if written.is_err() {
+        // What is left of it is of no use.
+        let _ = std::fs::remove_file(&aside);
+    }
+    written.with_context(|| format!("writing {}", file.display()))
+}
+
+fn page(query: &str, found: &[Found]) -> String {
+    let query = escaped(query);
+    let mut page = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+         <title>{query}</title><style>{STYLE}</style><h1>{query}: {} found</h1><ul>\n",
+        found.len()
+    );
+    for found in found {
+        let path = path_of(&found.picture);
+        let image = match found.picture.files.iter().find_map(|file| thumbnail_of(file, SIDE).ok()) {
+            Some(jpeg) => format!("<img alt=\"\" src=\"data:image/jpeg;base64,{}\">", base64(&jpeg)),
+            None => "<span class=\"none\">cannot be read</span>".to_owned(),
+        };
+        let details = [when(&found.picture.details), camera(&found.picture.details)];
+        let details: Vec<String> = details.into_iter().flatten().map(|text| escaped(&text)).collect();
+        let name = Path::new(&path).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            page,
+            "<li><a href=\"{}\">{image}</a><small title=\"{}\">{:.2} {}</small><small>{}</small></li>",
+            escaped(&file_url(&path)),
+            escaped(&path),
+            found.score,
+            escaped(&name),
+            details.join(", ")
+        );
+    }
+    page + "</ul></html>\n"
+}
+
+/// Text inside of HTML, in attributes too.
+fn escaped(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '&' => "&amp;".to_owned(),
+            '<' => "&lt;".to_owned(),
+            '>' => "&gt;".to_owned(),
+            '"' => "&quot;".to_owned(),
+            c => c.to_string(),
+        })
+        .collect()
+}
+
+/// RFC 8089: all but unreserved bytes are escaped.
+fn file_url(path: &str) -> String {
+    let mut url = "file://".to_owned();
+    for &byte in path.as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            url.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(url, "%{byte:02X}");
+        }
+    }
+    url
+}
+
+/// RFC 4648, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let at = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for digit in 0..4 {
+            let value = bits >> (18 - 6 * digit) & 63;
+            text.push(if digit <= chunk.len() { char::from(DIGITS[value as usize]) } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_of_the_rfc() {
+        for (bytes, text) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
+
+    #[test]
+    fn names_cannot_break_out_of_the_page() {
+        assert_eq!(escaped("<a b=\"&\">"), "&lt;a b=&quot;&amp;&quot;&gt;");
+        assert_eq!(file_url("/a b/ü%\"'.jpg"), "file:///a%20b/%C3%BC%25%22%27.jpg");
+    }
+}
