@@ -12,7 +12,7 @@ use crate::args::{Device, Dtype, share};
 pub struct IndexFileArgs {
     /// File of the index [default: $OCELLI_HOME/indexes/photos.sqlite]
     #[arg(long = "index", value_name = "FILE")]
-    pub file: Option<PathBuf>,
+    pub index_file: Option<PathBuf>,
 }
 
 /// Which model, where it matters.

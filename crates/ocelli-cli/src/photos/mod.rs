@@ -31,7 +31,7 @@ const ROOTS_NOTE: &str = "roots";
 impl IndexFileArgs {
     /// The index's file.
     fn path(&self) -> PathBuf {
-        self.file.clone().unwrap_or_else(|| home().join("indexes").join("photos.sqlite"))
+        self.index_file.clone().unwrap_or_else(|| home().join("indexes").join("photos.sqlite"))
     }
 }
 
