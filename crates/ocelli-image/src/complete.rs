@@ -7,13 +7,13 @@ use crate::{Format, ImageError};
 
 /// Refuses a JPEG without end marker, a PNG without `IEND`, a WebP shorter than its header says.
 ///
-/// The others need no walk: the GIF, BMP and TIFF decoders fail when pixel data run out.
+/// The others need no walk: the GIF, BMP, TIFF and HEIC decoders fail when pixel data run out.
 pub(crate) fn check(format: Format, bytes: &[u8]) -> Result<(), ImageError> {
     let (whole, missing) = match format {
         Format::Jpeg => (jpeg_ends(bytes).is_some(), "there is no end-of-image marker"),
         Format::Png => (png_ends(bytes).is_some(), "there is no IEND chunk"),
         Format::WebP => (webp_ends(bytes).is_some(), "it is shorter than its header says"),
-        Format::Gif | Format::Bmp | Format::Tiff => (true, ""),
+        Format::Gif | Format::Bmp | Format::Tiff | Format::Heic => (true, ""),
     };
     if whole { Ok(()) } else { Err(ImageError::Truncated { format, detail: missing.into() }) }
 }

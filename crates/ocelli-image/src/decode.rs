@@ -70,6 +70,8 @@ pub enum Format {
     Bmp,
     /// The first page; grey, RGB or CMYK with 1 to 16 bits. Also raw files, by their preview.
     Tiff,
+    /// The primary picture; only in a build with the feature `heic`.
+    Heic,
 }
 
 impl fmt::Display for Format {
@@ -81,6 +83,7 @@ impl fmt::Display for Format {
             Self::WebP => "WebP",
             Self::Bmp => "BMP",
             Self::Tiff => "TIFF",
+            Self::Heic => "HEIC",
         })
     }
 }
@@ -95,9 +98,15 @@ impl Format {
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(Self::WebP),
             [b'B', b'M', ..] => Some(Self::Bmp),
             [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Some(Self::Tiff),
+            [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] if is_heic(brand) => Some(Self::Heic),
             _ => None,
         }
     }
+}
+
+/// Whether a file of boxes begins with one of the brands of HEIC pictures.
+fn is_heic(brand: &[u8]) -> bool {
+    [b"heic", b"heix", b"heim", b"heis", b"mif1"].iter().any(|known| brand.starts_with(*known))
 }
 
 /// Returns the picture in the file at `path`; its format is told from its content, not its name.
@@ -145,6 +154,14 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Rgb8, ImageError>
         Format::WebP => decode_with(format, WebPDecoder::new(input), options),
         Format::Bmp => decode_with(format, BmpDecoder::new(input), options),
         Format::Tiff => decode_with(format, TiffDecoder::new(input), options),
+        #[cfg(feature = "heic")]
+        Format::Heic => crate::heic::decode(bytes, options),
+        #[cfg(not(feature = "heic"))]
+        Format::Heic => Err(ImageError::Unsupported {
+            format,
+            detail: "this program was built without it; install libheif and build with `--features heic`"
+                .into(),
+        }),
     }
 }
 
@@ -175,6 +192,10 @@ pub(crate) fn size(bytes: &[u8]) -> Option<(u32, u32)> {
         Format::WebP => WebPDecoder::new(input).ok()?.dimensions(),
         Format::Bmp => BmpDecoder::new(input).ok()?.dimensions(),
         Format::Tiff => TiffDecoder::new(input).ok()?.dimensions(),
+        #[cfg(feature = "heic")]
+        Format::Heic => crate::heic::size(bytes)?,
+        #[cfg(not(feature = "heic"))]
+        Format::Heic => return None,
     })
 }
 

@@ -39,6 +39,8 @@ mod complete;
 mod decode;
 mod error;
 mod gif;
+#[cfg(feature = "heic")]
+mod heic;
 mod inks;
 mod jpeg;
 mod metadata;

@@ -76,7 +76,7 @@ fn errors_name_the_file_and_the_cause() {
     assert!(text.contains("extension is .jpg") && text.contains("HTML"), "{text}");
     assert!(message("paper.png", b"%PDF-1.7").contains("a PDF document"));
     assert!(message("notes.txt", b"hello").contains("not an image we know: the content is text"));
-    assert!(message("photo.heic", b"\0\0\0\x18ftypheic....").contains("HEIF"));
+    assert!(message("photo.heic", b"\0\0\0\x18ftypheic....").contains("HEIC"));
     let missing = open(&dir.path().join("absent.png"), &DecodeOptions::default()).unwrap_err();
     assert!(matches!(missing, ImageError::Unreadable { .. }) && missing.to_string().contains("absent.png"));
     let folder = open(dir.path(), &DecodeOptions::default()).unwrap_err();

@@ -8,7 +8,7 @@
 //! the false discovery rate", 1995), and the score is 1 minus that.
 
 /// Pictures that are looked at to know the background.
-pub(crate) const SAMPLE: usize = 8192;
+pub(crate) const SAMPLE: usize = 4096;
 /// With few pictures the measured width is doubtful; it is mixed with this one, counted as so many pictures.
 const PRIOR_WIDTH: f64 = 0.03;
 const PRIOR_COUNT: f64 = 8.0;

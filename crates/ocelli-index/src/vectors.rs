@@ -79,17 +79,18 @@ impl Index {
     pub fn vectors(&self) -> Result<Vectors> {
         // One transaction, so that another process's batch does not come in between.
         let _state = self.db.unchecked_transaction()?;
-        let header = Header {
+        let mut header = Header {
             identity: self.identity()?,
             generation: self.generation()?,
-            count: self.len()?,
+            count: 0,
             dim: self.config().dim,
             encoding: self.config().encoding,
         };
         let path = self.beside(ENDING);
-        if let Some(vectors) = Vectors::read(&path, header) {
+        if let Some(vectors) = Vectors::read_state(&path, header) {
             return Ok(vectors);
         }
+        header.count = self.len()?;
         if self.write_vectors(&path, header).is_ok()
             && let Some(vectors) = Vectors::read(&path, header)
         {
@@ -173,7 +174,15 @@ impl Padded<'_> {
 }
 
 impl Vectors {
-    /// The file, if it is there, whole, and of this state of this index.
+    /// The file, if it is there, whole, and of this state of this index, however many pictures that has: counting
+    /// them would take as long as reading them.
+    fn read_state(path: &Path, state: Header) -> Option<Self> {
+        let bytes = Bytes::map(path).ok()?;
+        let count = u64::from_le_bytes(bytes.as_slice().get(24..32)?.try_into().ok()?);
+        Self::new(bytes, Header { count: usize::try_from(count).ok()?, ..state })
+    }
+
+    /// The file, if it is as it was just written.
     fn read(path: &Path, header: Header) -> Option<Self> {
         Self::new(Bytes::map(path).ok()?, header)
     }

@@ -6,9 +6,9 @@ use ocelli_image::{DecodeOptions, ImageError, PhotoMetadata, Rgb8};
 use ocelli_index::Details;
 
 /// Endings of the files that are looked into, in lower case; raw files by their embedded preview.
-pub const EXTENSIONS: [&str; 18] = [
+pub const EXTENSIONS: [&str; 20] = [
     "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "dng", "cr2", "nef", "nrw",
-    "arw", "pef", "srw", "heic",
+    "arw", "pef", "srw", "heic", "heif", "hif",
 ];
 
 /// The picture in `bytes` and what the file says about it.
