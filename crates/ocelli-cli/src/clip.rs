@@ -11,7 +11,7 @@ use safetensors::tensor::TensorView;
 use serde_json::json;
 
 use crate::args::{ClassifyArgs, ClipArgs, Device, Dtype, EmbedArgs, OrientationArg};
-use crate::home::find;
+use crate::home::{find, packed};
 use crate::labels::LabelSet;
 use crate::message::{message, printable};
 
@@ -39,7 +39,7 @@ pub fn load_named(
     let path = Path::new(model);
     let path = if path.is_file() { path.to_owned() } else { find(model)? };
     let dtype = if dtype == Dtype::F32 { DType::F32 } else { DType::Bf16 };
-    Ok(MobileClip::load(&path, &ClipOptions { dtype, threads, isa: None, tokenizer })?)
+    Ok(MobileClip::load(&path, &ClipOptions { dtype, threads, isa: None, tokenizer, packed_dir: packed() })?)
 }
 
 /// How the arguments want pictures to be read.

@@ -67,6 +67,12 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     written.with_context(|| format!("writing {}", path.display()))
 }
 
+/// Where packed weights are kept; `None` where `OCELLI_PACKED=off` says so.
+pub fn packed() -> Option<PathBuf> {
+    let off = std::env::var_os("OCELLI_PACKED").is_some_and(|value| value == "off");
+    (!off).then(|| home().join("packed"))
+}
+
 /// The name of a model under [`models`], `NAME` or `ORG/REPO`: safe as a path and in an address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ModelId(String);

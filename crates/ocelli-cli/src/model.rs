@@ -9,7 +9,7 @@ use ocelli::{DType, FastVlm, LoadOptions, SynthArch};
 use serde_json::json;
 
 use crate::args::{Device, Dtype, ModelArgs};
-use crate::home::{find, models};
+use crate::home::{find, models, packed};
 use crate::progress::Progress;
 
 /// Token ids of the real Qwen2 tokenizer below the special tokens.
@@ -42,7 +42,8 @@ pub fn load(args: &ModelArgs) -> anyhow::Result<(FastVlm, PathBuf, f64)> {
     };
     let start = Instant::now();
     let (vision, threads) = (args.vision.clone(), args.threads);
-    let model = FastVlm::load(&dir, &LoadOptions { vision, dtype, threads, ..LoadOptions::default() })?;
+    let options = LoadOptions { vision, dtype, threads, packed_dir: packed(), ..LoadOptions::default() };
+    let model = FastVlm::load(&dir, &options)?;
     Ok((model, dir, start.elapsed().as_secs_f64() * 1e3))
 }
 

@@ -68,7 +68,7 @@ fn with_exif(jpeg: &[u8]) -> Vec<u8> {
         .concat(),
     );
     tiff.extend([0; 4]);
-    tiff.extend(b"Canon\0EOS R5\0\02024:05:17 18:30:00\0");
+    tiff.extend([&b"Canon\0EOS R5\0\0"[..], b"2024:05:17 18:30:00\0"].concat());
     for value in [48_u32, 1, 8, 1, 0, 1, 11, 1, 34, 1, 0, 1] {
         tiff.extend(value.to_le_bytes());
     }

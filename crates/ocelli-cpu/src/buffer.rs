@@ -1,16 +1,30 @@
-//! Memory for arenas, packed weights and caches: zeroed, aligned to huge pages when large.
+//! Memory for arenas, packed weights and caches: zeroed, aligned to huge pages when large, or part of a mapped file.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::Arc;
+
+use memmap2::Mmap;
 
 /// Large buffers start at a multiple of this, so that the kernel can back them with huge pages.
 const HUGE_PAGE: usize = 2 << 20;
 const CACHE_LINE: usize = 64;
 
-/// A fixed block of zeroed bytes, aligned to at least a cache line.
+/// A fixed block of bytes, aligned to at least a cache line.
 pub(crate) struct Buffer {
     at: NonNull<u8>,
-    layout: Layout,
+    len: usize,
+    owner: Owner,
+}
+
+/// Whose memory it is.
+enum Owner {
+    Heap(Layout),
+    /// Read only.
+    File {
+        _map: Arc<Mmap>,
+    },
 }
 
 // SAFETY: the buffer owns its memory and gives it out by `&self` for reading only.
@@ -31,26 +45,44 @@ impl Buffer {
         let at = unsafe { alloc_zeroed(layout) };
         let Some(at) = NonNull::new(at) else { handle_alloc_error(layout) };
         advise_huge_pages(at, layout.size());
-        Self { at, layout }
+        Self { at, len: layout.size(), owner: Owner::Heap(layout) }
+    }
+
+    /// Part of a mapped file; `None` when it is not in the file or not aligned to a cache line.
+    pub(crate) fn mapped(map: &Arc<Mmap>, range: Range<usize>) -> Option<Self> {
+        let bytes = map.get(range)?;
+        let at = NonNull::from(bytes).cast::<u8>();
+        let aligned = (at.as_ptr() as usize).is_multiple_of(CACHE_LINE);
+        aligned.then(|| Self { at, len: bytes.len(), owner: Owner::File { _map: Arc::clone(map) } })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.layout.size()
+        self.len
+    }
+
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        // SAFETY: `len` bytes that were zeroed or belong to the file.
+        unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.len) }
     }
 
     pub(crate) fn as_ptr(&self) -> *const u8 {
         self.at.as_ptr()
     }
 
+    /// # Panics
+    /// When it is part of a file.
     pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
+        assert!(matches!(self.owner, Owner::Heap(_)), "a mapped file is not written");
         self.at.as_ptr()
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with this layout.
-        unsafe { dealloc(self.at.as_ptr(), self.layout) }
+        if let Owner::Heap(layout) = self.owner {
+            // SAFETY: allocated in `zeroed` with this layout.
+            unsafe { dealloc(self.at.as_ptr(), layout) }
+        }
     }
 }
 

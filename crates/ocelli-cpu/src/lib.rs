@@ -15,6 +15,7 @@ mod math;
 mod matmul;
 mod norm;
 mod pack;
+mod packed_file;
 mod pool;
 mod pooling;
 mod reference;

@@ -5,13 +5,16 @@
 //! AVX-512 and AVX2 unpack with a shift and a mask.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use half::bf16;
 use ocelli_plan::{DType, Plan, WeightDecl, WeightError, WeightLayout, WeightSource};
 
 use crate::buffer::Buffer;
 use crate::matmul::Columns;
+use crate::packed_file::{self, PackedFile};
 use crate::pool::Pool;
 use crate::simd::{Elem, LANES};
 
@@ -113,11 +116,49 @@ pub(crate) struct WeightStore {
     /// Keep weights as the scalar reference reads them.
     plain: bool,
     packed: Mutex<HashMap<WeightDecl, Arc<Packed>>>,
+    /// Matrices of an earlier start.
+    file: OnceLock<PackedFile>,
+    /// Bytes of matrices that were packed because the file lacks them.
+    unsaved: AtomicUsize,
 }
 
 impl WeightStore {
     pub(crate) fn new(source: Arc<dyn WeightSource>, dtype: DType, plain: bool) -> Self {
-        Self { source, dtype, plain, packed: Mutex::default() }
+        let (packed, file, unsaved) = (Mutex::default(), OnceLock::new(), AtomicUsize::new(0));
+        Self { source, dtype, plain, packed, file, unsaved }
+    }
+
+    /// Take matrices from a file of an earlier start, where it is of this key.
+    pub(crate) fn use_file(&self, path: &Path, key: u64) {
+        if let Some(file) = PackedFile::open(path, key) {
+            // Of two files the first stays.
+            let _ = self.file.set(file);
+        }
+    }
+
+    pub(crate) fn unsaved_bytes(&self) -> usize {
+        self.unsaved.load(Ordering::Relaxed)
+    }
+
+    /// Write all matrices that are packed now, and those that the file had already.
+    pub(crate) fn save(&self, path: &Path, key: u64) -> std::io::Result<()> {
+        let packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut matrices: Vec<(String, &[u8])> = packed
+            .iter()
+            .filter_map(|(decl, packed)| match &**packed {
+                Packed::Matrix(matrix) => Some((file_name(decl), matrix.buffer.as_slice())),
+                _ => None,
+            })
+            .collect();
+        if let Some(file) = self.file.get() {
+            let known: std::collections::HashSet<String> =
+                matrices.iter().map(|(name, _)| name.clone()).collect();
+            matrices.extend(file.matrices().filter(|(name, _)| !known.contains(name)));
+        }
+        matrices.sort();
+        packed_file::write(path, key, matrices.into_iter())?;
+        self.unsaved.store(0, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The plan's weights in its order; those that are not packed yet are now.
@@ -189,6 +230,11 @@ impl WeightStore {
     fn pack_matrix(&self, decl: &WeightDecl, pool: &Pool) -> Result<Packed, WeightError> {
         let groups = if decl.layout == WeightLayout::GatePair { 2 } else { 1 };
         let panels = groups * (decl.rows / groups).div_ceil(LANES);
+        let bytes = panels * panel_len(decl.cols, self.dtype) * self.dtype.size();
+        if let Some(buffer) = self.file.get().and_then(|file| file.get(&file_name(decl), bytes)) {
+            return Ok(Packed::Matrix(Matrix { buffer, dtype: self.dtype, k: decl.cols, panels }));
+        }
+        self.unsaved.fetch_add(bytes, Ordering::Relaxed);
         let mut matrix = Matrix::zeroed(panels, decl.cols, self.dtype);
         let target = Target { at: matrix.buffer.as_mut_ptr(), dtype: self.dtype, k: decl.cols };
         let failure = Mutex::new(None);
@@ -228,6 +274,11 @@ impl WeightStore {
         }
         Ok(())
     }
+}
+
+/// A weight's name in a packed file.
+fn file_name(decl: &WeightDecl) -> String {
+    format!("{:?} {}x{} {}", decl.layout, decl.rows, decl.cols, decl.parts.join(" "))
 }
 
 /// Where panels go.

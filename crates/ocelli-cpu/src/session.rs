@@ -1,5 +1,6 @@
 //! A plan with its weights packed and its memory laid out, and the loop that runs it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use half::bf16;
@@ -94,6 +95,28 @@ impl CpuWeights {
     /// Bytes of the packed weights.
     pub fn bytes(&self) -> usize {
         self.store.bytes()
+    }
+
+    /// Take packed matrices from a file that [`Self::save_packed_file`] wrote with the same `key`, as far as it has
+    /// them; any other file, or none, changes nothing. Call it before the first [`Self::prepare`]. Never for the scalar
+    /// reference.
+    pub fn use_packed_file(&self, path: &Path, key: u64) {
+        if self.device.isa != Isa::Scalar {
+            self.store.use_file(path, key);
+        }
+    }
+
+    /// Bytes of packed matrices that are in no file yet.
+    pub fn unsaved_bytes(&self) -> usize {
+        self.store.unsaved_bytes()
+    }
+
+    /// Write the packed matrices to a file, aside and then renamed. `key` stands for checkpoint and compute type.
+    ///
+    /// # Errors
+    /// When it cannot be written; nothing is left of it then.
+    pub fn save_packed_file(&self, path: &Path, key: u64) -> std::io::Result<()> {
+        self.store.save(path, key)
     }
 
     /// Pack the plan's weights and lay out its memory.

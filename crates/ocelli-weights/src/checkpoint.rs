@@ -28,6 +28,10 @@ pub struct Checkpoint {
     pub config: FastVlmConfig,
     /// What happened to each tensor.
     pub report: LoadReport,
+    /// Tells checkpoints apart, whatever their names.
+    pub fingerprint: u64,
+    /// Changes with every write to a file, too.
+    pub state: u64,
     weights: Weights,
 }
 
@@ -80,7 +84,12 @@ impl Checkpoint {
         if !report.is_complete() {
             return Err(LoadError::Tensors(Box::new(report)));
         }
-        Ok(Self { config, report, weights: Weights::new(bound.tensors) })
+        let sources = [Some(&main), other.as_ref()].into_iter().flatten();
+        let both = |number: fn(&TensorFiles) -> u64| {
+            sources.clone().fold(0_u64, |all, source| all.rotate_left(17) ^ number(&source.files))
+        };
+        let (fingerprint, state) = (both(TensorFiles::fingerprint), both(TensorFiles::state));
+        Ok(Self { config, report, fingerprint, state, weights: Weights::new(bound.tensors) })
     }
 
     /// The weights, for inspection.

@@ -120,6 +120,8 @@ pub struct ClipCheckpoint {
     pub report: LoadReport,
     /// Tells checkpoints apart, whatever their names: embeddings of two of them cannot be compared.
     pub fingerprint: u64,
+    /// Changes with every write to a file, too.
+    pub state: u64,
     weights: Weights,
 }
 
@@ -355,7 +357,8 @@ fn bind<'a>(
     };
     let name = directory_name(dir);
     let config = ClipConfig { family, name, embed_dim, image, tower, text, logit_scale };
-    Ok(ClipCheckpoint { config, report, fingerprint: source.files.fingerprint(), weights })
+    let (fingerprint, state) = (source.files.fingerprint(), source.files.state());
+    Ok(ClipCheckpoint { config, report, fingerprint, state, weights })
 }
 
 fn check(sizes: &Sizes, size: Size, field: &'static str, config: Option<usize>) -> Result<(), LoadError> {

@@ -87,6 +87,20 @@ impl TensorFiles {
         hash
     }
 
+    /// As [`Self::fingerprint`], and changes with every write to a file, also one that it does not see.
+    pub(crate) fn state(&self) -> u64 {
+        let mut state = self.fingerprint();
+        for file in &self.files {
+            let Ok(metadata) = std::fs::metadata(&file.path) else { continue };
+            let modified =
+                metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+            for number in [metadata.len(), modified.map_or(0, |t| t.as_nanos() as u64)] {
+                state = (state ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+            }
+        }
+        state
+    }
+
     /// Whether any name begins with `prefix`.
     pub(crate) fn any_under(&self, prefix: &str) -> bool {
         self.names_under(prefix).next().is_some()

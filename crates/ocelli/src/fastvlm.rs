@@ -17,6 +17,7 @@ use ocelli_weights::{Checkpoint, Family, FastVlmConfig};
 use crate::Error;
 use crate::answer::{Answer, FinishReason, Timings, Usage};
 use crate::memory::{MemoryPlan, available_memory_bytes};
+use crate::packed::PackedCache;
 use crate::prefix::{ImageEmbeds, Prefix, Slot};
 use crate::request::{Image, ImageOptions, Request};
 use crate::sampler::Sampler;
@@ -41,11 +42,20 @@ pub struct LoadOptions {
     pub isa: Option<Isa>,
     /// Load even when memory seems too small.
     pub ignore_memory: bool,
+    /// Keep packed weights in this directory, so that the next start maps them instead of packing.
+    pub packed_dir: Option<PathBuf>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { vision: None, dtype: DType::Bf16, threads: 0, isa: None, ignore_memory: false }
+        Self {
+            vision: None,
+            dtype: DType::Bf16,
+            threads: 0,
+            isa: None,
+            ignore_memory: false,
+            packed_dir: None,
+        }
     }
 }
 
@@ -111,11 +121,21 @@ impl FastVlm {
         }
         let device = CpuDevice::new(isa, options.dtype, options.threads);
         let weights = CpuWeights::new(device, Arc::clone(&source));
+        let packed = options
+            .packed_dir
+            .as_deref()
+            .map(|packed| PackedCache::new(packed, checkpoint.fingerprint, checkpoint.state, options.dtype));
+        if let Some(packed) = &packed {
+            packed.open(&weights);
+        }
         let vision = vision_plan(&*source, config.image_size, false)?;
         let language = qwen2(&*source, &shape(&config), PREFILL_CHUNK, LogitRows::Last)?;
         let vision = Arc::new(Stage::new(weights.prepare(vision)?));
         let embed = Stage::new(weights.prepare(embed_tokens(&*source, PREFILL_CHUNK)?)?);
         let language = Stage::new(weights.prepare(language)?);
+        if let Some(packed) = &packed {
+            packed.save(&weights);
+        }
         let template = match config.family {
             Family::Native => Template::Native,
             _ => Template::Apple,

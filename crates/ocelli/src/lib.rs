@@ -20,6 +20,7 @@ mod error;
 mod fastvlm;
 mod memory;
 mod mobileclip;
+mod packed;
 mod prefix;
 mod request;
 mod sampler;

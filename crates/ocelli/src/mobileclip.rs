@@ -13,6 +13,7 @@ use ocelli_weights::{ClipCheckpoint, ClipConfig, ClipTower, Interpolation};
 
 use crate::Error;
 use crate::fastvlm::{Stage as Prepared, lock, ms_since, named};
+use crate::packed::PackedCache;
 use crate::trace::{Stage, planar};
 
 /// Text that tells two vocabularies apart by its tokens.
@@ -29,11 +30,13 @@ pub struct ClipOptions {
     pub isa: Option<Isa>,
     /// A directory with the vocabulary; otherwise the model's own, or CLIP's, which is built in.
     pub tokenizer: Option<PathBuf>,
+    /// Keep packed weights in this directory, so that the next start maps them instead of packing.
+    pub packed_dir: Option<PathBuf>,
 }
 
 impl Default for ClipOptions {
     fn default() -> Self {
-        Self { dtype: DType::Bf16, threads: 0, isa: None, tokenizer: None }
+        Self { dtype: DType::Bf16, threads: 0, isa: None, tokenizer: None, packed_dir: None }
     }
 }
 
@@ -44,6 +47,7 @@ pub struct MobileClip {
     fingerprint: u64,
     preprocess: ClipPreprocess,
     weights: CpuWeights,
+    packed: Option<PackedCache>,
     source: Arc<dyn WeightSource>,
     /// Names of the text tower's tensors, in order.
     text_tensors: Vec<String>,
@@ -96,6 +100,13 @@ impl MobileClip {
         let text_tensors = tensors.filter(|name| name.starts_with("text.")).map(str::to_owned).collect();
         let device = CpuDevice::new(isa, options.dtype, options.threads);
         let weights = CpuWeights::new(device, Arc::clone(&source));
+        let packed = options
+            .packed_dir
+            .as_deref()
+            .map(|packed| PackedCache::new(packed, checkpoint.fingerprint, checkpoint.state, options.dtype));
+        if let Some(packed) = &packed {
+            packed.open(&weights);
+        }
         let image = &checkpoint.config.image;
         let preprocess = ClipPreprocess {
             size: image.size,
@@ -112,6 +123,7 @@ impl MobileClip {
             config: checkpoint.config,
             preprocess,
             weights,
+            packed,
             source,
             text_tensors,
             vocabulary,
@@ -370,7 +382,11 @@ impl MobileClip {
     fn prepare(&self, trunk: Plan, head: Option<&str>) -> Result<Tower, Error> {
         let head = head.map(|tower| token_head(&*self.source, tower)).transpose()?;
         let head = head.map(|plan| self.weights.prepare(plan)).transpose()?;
-        Ok(Tower { trunk: Prepared::new(self.weights.prepare(trunk)?), head: head.map(Prepared::new) })
+        let trunk = Prepared::new(self.weights.prepare(trunk)?);
+        if let Some(packed) = &self.packed {
+            packed.save(&self.weights);
+        }
+        Ok(Tower { trunk, head: head.map(Prepared::new) })
     }
 
     fn text_shape(&self) -> Result<ClipTextShape, Error> {

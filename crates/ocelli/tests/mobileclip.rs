@@ -19,7 +19,7 @@ fn strings(value: &Value) -> Vec<String> {
 
 fn load(path: &str, dtype: DType, isa: Isa) -> MobileClip {
     let tokenizer = Some(fixture("clip-tokenizer"));
-    let options = ClipOptions { dtype, isa: Some(isa), threads: 2, tokenizer };
+    let options = ClipOptions { dtype, isa: Some(isa), threads: 2, tokenizer, packed_dir: None };
     MobileClip::load(&fixture(path), &options).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
@@ -198,7 +198,7 @@ fn a_random_model_embeds() {
     let dir = tempfile::tempdir().expect("directory");
     ocelli_weights::synth(SynthArch::MobileClipTiny, dir.path(), 1, false, &mut |_, _| {}).expect("written");
     let embeddings = |isa| {
-        let options = ClipOptions { dtype: DType::F32, isa: Some(isa), threads: 2, tokenizer: None };
+        let options = ClipOptions { dtype: DType::F32, isa: Some(isa), threads: 2, ..ClipOptions::default() };
         let model = MobileClip::load(dir.path(), &options).expect("a model");
         let pictures = ["images/rgb_160x120.png", "images/tall_75x200.png"];
         let pictures = pictures.map(|name| model.open_image(&fixture(name), &decode()).expect(name));

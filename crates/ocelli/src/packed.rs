@@ -1,0 +1,48 @@
+//! Packed weights that stay on the disk between starts.
+
+use std::path::{Path, PathBuf};
+
+use ocelli_cpu::CpuWeights;
+use ocelli_plan::DType;
+
+/// Less is packed sooner than a file is looked for.
+const LEAST_BYTES: usize = 1 << 16;
+/// Room that is left on the disk.
+const SPARE_BYTES: u64 = 1 << 30;
+
+/// Where one model's packed weights are kept.
+pub(crate) struct PackedCache {
+    path: PathBuf,
+    key: u64,
+}
+
+impl PackedCache {
+    /// A file of `dir` for a checkpoint in a compute type. One that was made from an earlier state of the checkpoint
+    /// is replaced.
+    pub(crate) fn new(dir: &Path, fingerprint: u64, state: u64, dtype: DType) -> Self {
+        let dtype = match dtype {
+            DType::F32 => "f32",
+            DType::Bf16 => "bf16",
+        };
+        Self { path: dir.join(format!("{fingerprint:016x}-{dtype}.packed")), key: state }
+    }
+
+    /// Let `weights` take what the file has.
+    pub(crate) fn open(&self, weights: &CpuWeights) {
+        weights.use_packed_file(&self.path, self.key);
+    }
+
+    /// Keep what was packed afresh. Where that fails, or would fill the disk, the next start packs again.
+    pub(crate) fn save(&self, weights: &CpuWeights) {
+        let unsaved = weights.unsaved_bytes();
+        let Some(dir) = self.path.parent() else { return };
+        if unsaved < LEAST_BYTES || std::fs::create_dir_all(dir).is_err() {
+            return;
+        }
+        let room = fs4::available_space(dir).unwrap_or(0);
+        if room > weights.bytes() as u64 + SPARE_BYTES {
+            // Nothing is lost: see above.
+            let _ = weights.save_packed_file(&self.path, self.key);
+        }
+    }
+}
