@@ -40,7 +40,8 @@ fn the_page_is_served_until_ctrl_c() {
     }
     let (dir, model, tokenizer) =
         (photos.to_str().expect("utf-8"), path("mobileclip-s0"), path("clip-tokenizer"));
-    let indexed = run(home.path(), &["index", dir, "--model", &model, "--tokenizer", &tokenizer, "--dtype", "f32"]);
+    let indexed =
+        run(home.path(), &["index", dir, "--model", &model, "--tokenizer", &tokenizer, "--dtype", "f32"]);
     assert_exit(&indexed, 0);
 
     let mut child = ocelli(home.path())

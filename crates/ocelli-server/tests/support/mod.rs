@@ -248,7 +248,7 @@ fn write_index(dir: &Path) {
         ));
     }
     writer.commit(&batch).expect("commit");
-    let copy = dir.join("copy of red-1.jpg");
+    let copy = dir.join("a copy of red-1 under a name that no phone is wide enough for.jpg");
     std::fs::copy(dir.join("red-1.jpg"), &copy).expect("copy");
     let same = Found { file: Candidate { path: copy, size: 1, modified_ns: 0 }, content: Content::Known(1) };
     writer.commit(&[same]).expect("commit");
@@ -276,13 +276,11 @@ pub fn arranged(pictures: &Path, query: &str) -> Page {
             width: Some(pixels.width as u32),
             height: Some(pixels.height as u32),
             captured_at: Some(1_715_970_600 - 5_000_000 * number as i64),
-            camera_make: Some("Canon".into()),
-            camera_model: Some("Canon EOS R5".into()),
             gps: Some((28.608, -80.604)),
             ..Details::default()
         };
         let vector =
-            if number < 10 { near(&text, 0.13 * number as f32, &mut rng) } else { noise(&mut rng, dim) };
+            if number < 10 { near(&text, 0.22 * number as f32, &mut rng) } else { noise(&mut rng, dim) };
         batch.push(found(dir.path().join(name), &bytes, details, vector));
     }
     for i in 0..1200 {
