@@ -270,7 +270,7 @@ fn screenshots() {
     browser.screenshot(&out.join("welcome.png"));
     let tiles = "document.querySelectorAll('.tile').length > 3 && [...document.querySelectorAll('.tile img')].every((i) => i.naturalWidth)";
     for (name, scheme, width, height) in
-        [("search-page", "light", 1180, 560), ("dark", "dark", 1180, 560), ("phone", "light", 375, 720)]
+        [("search-page", "light", 1180, 600), ("dark", "dark", 1180, 600), ("phone", "light", 375, 720)]
     {
         browser.prefer(scheme);
         browser.resize(width, height);

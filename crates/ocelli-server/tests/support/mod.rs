@@ -280,7 +280,7 @@ pub fn arranged(pictures: &Path, query: &str) -> Page {
             ..Details::default()
         };
         let vector =
-            if number < 10 { near(&text, 0.22 * number as f32, &mut rng) } else { noise(&mut rng, dim) };
+            if number < 10 { near(&text, 0.32 * number as f32, &mut rng) } else { noise(&mut rng, dim) };
         batch.push(found(dir.path().join(name), &bytes, details, vector));
     }
     for i in 0..1200 {
