@@ -50,7 +50,12 @@ impl Browser {
             .args(["--headless", "--remote-debugging-port=0", "--no-first-run", "--disable-gpu"])
             // Root, as in containers, cannot have the sandbox; the page is ours.
             .args(["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"])
-            .args(["--disable-component-update", "--disable-sync", "--force-device-scale-factor=1"])
+            .args([
+                "--disable-component-update",
+                "--disable-sync",
+                "--hide-scrollbars",
+                "--force-device-scale-factor=1",
+            ])
             .arg(format!("--window-size={width},{height}"))
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg("about:blank")
