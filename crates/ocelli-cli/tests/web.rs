@@ -23,6 +23,7 @@ fn end_of(mut child: Child) -> std::process::Output {
     while child.try_wait().expect("status").is_none() {
         if start.elapsed() > Duration::from_secs(30) {
             child.kill().expect("killed");
+            child.wait().expect("status");
             panic!("the server did not end");
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -73,5 +74,6 @@ fn the_page_is_served_until_ctrl_c() {
         assert!(TcpStream::connect(&host).is_err());
     } else {
         child.kill().expect("killed");
+        end_of(child);
     }
 }

@@ -5,6 +5,8 @@
 //! - a page may send a form or a picture here: a `POST` must name this page as its `Origin`;
 //! - a page may ask for pictures to show or count them: browsers tell where a request comes from
 //!   (`Sec-Fetch-Site`), and do not show what says `Cross-Origin-Resource-Policy: same-origin`.
+//!
+//! There is no password: other people who are logged in to this machine can ask too.
 
 use axum::extract::Request;
 use axum::http::header::{self, HeaderName, HeaderValue};

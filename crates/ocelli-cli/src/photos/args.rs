@@ -81,7 +81,7 @@ pub struct SearchArgs {
     pub filter: FilterArgs,
     #[command(flatten)]
     pub show: ShowArgs,
-    /// Serve a search page to this machine alone, until Ctrl-C; with --open, show it in the browser
+    /// Serve a search page to this machine alone (all its users), until Ctrl-C; with --open, show it in the browser
     // What is looked for, and how it is shown, is chosen on the page.
     #[arg(long, conflicts_with_all = ["query", "json", "html", "count", "min_score", "FilterArgs"])]
     pub web: bool,
