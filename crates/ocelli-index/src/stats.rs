@@ -52,7 +52,9 @@ impl Index {
             self.db.query_row(&format!("SELECT min({clock}), max({clock}) FROM pictures"), [], |row| {
                 Ok(row.get::<_, Option<i64>>(0)?.zip(row.get(1)?))
             })?;
-        let camera = "trim(ifnull(camera_make, '') || ' ' || ifnull(camera_model, ''))";
+        // Many models begin with their maker's name.
+        let camera = "CASE WHEN substr(camera_model, 1, length(camera_make)) = camera_make THEN camera_model \
+                      ELSE trim(ifnull(camera_make, '') || ' ' || ifnull(camera_model, '')) END";
         Ok(Stats {
             pictures: number("SELECT count(*) FROM pictures")?,
             files: number("SELECT count(*) FROM files WHERE picture IS NOT NULL")?,

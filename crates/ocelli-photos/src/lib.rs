@@ -7,10 +7,12 @@
 
 mod error;
 mod indexing;
+mod json;
 mod photo;
 mod search;
 
 pub use error::PhotoError;
 pub use indexing::{IndexingOptions, Progress, Report, index_photos};
+pub use json::{camera, date_time, found_object, path_of, picture_object, when};
 pub use photo::{EXTENSIONS, is_picture_path, thumbnail_of};
 pub use search::{Found, LoadModel, Look, PhotoSearch, Request, Results, graph_pays};

@@ -81,8 +81,9 @@ pub struct SearchArgs {
     pub filter: FilterArgs,
     #[command(flatten)]
     pub show: ShowArgs,
-    /// Show a search page in the browser, for this machine alone
-    #[arg(long, conflicts_with_all = ["query", "json", "html", "open"])]
+    /// Serve a search page to this machine alone (all its users), until Ctrl-C; with --open, show it in the browser
+    // What is looked for, and how it is shown, is chosen on the page.
+    #[arg(long, conflicts_with_all = ["query", "json", "html", "count", "min_score", "FilterArgs"])]
     pub web: bool,
     /// Port of the page; 0 takes a free one
     #[arg(long, value_name = "N", default_value_t = 7878, requires = "web")]
@@ -123,7 +124,7 @@ pub struct ShowArgs {
     /// Write a page of the pictures that needs no other file
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Open the best picture, or the page of --html, in the system's viewer
+    /// Open the best picture, or the page of --html or --web, in the system's viewer
     #[arg(long)]
     pub open: bool,
 }

@@ -4,10 +4,10 @@ use std::io::Write;
 use std::sync::Arc;
 
 use ocelli_index::{Index, Picture, near_duplicates};
+use ocelli_photos::{date_time, picture_object};
 use serde_json::json;
 
 use super::args::{DupesArgs, StatsArgs};
-use super::found::{date_time, picture_object};
 use super::index::counted;
 use crate::message::{printable, size};
 use crate::progress::CountProgress;

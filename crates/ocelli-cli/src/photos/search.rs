@@ -6,16 +6,16 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 use ocelli_index::{Query, Term};
-use ocelli_photos::{Look, Request, Results};
+use ocelli_photos::{Look, Request, Results, found_object};
 
 use super::args::{SearchArgs, ShowArgs, SimilarArgs};
 use super::index::counted;
-use super::{found, open_search, sheet};
+use super::{found, open_search, sheet, web};
 
 /// Look for words, pictures or a sum of them.
 pub fn search(args: &SearchArgs) -> anyhow::Result<bool> {
     let photos = open_search(&args.index, &args.model)?;
-    let Some(text) = &args.query else { unreachable!() };
+    let Some(text) = &args.query else { return web::serve(photos, args.port, args.show.open) };
     let request = Request {
         look: Look::Query(query(text)?),
         filter: args.filter.filter(),
@@ -57,7 +57,7 @@ fn show(query: &str, args: &ShowArgs, results: &Results) -> anyhow::Result<bool>
     let mut out = std::io::stdout().lock();
     for found in &results.found {
         if args.json {
-            writeln!(out, "{}", found::object(found))?;
+            writeln!(out, "{}", found_object(found))?;
         } else {
             writeln!(out, "{}", found::line(found))?;
         }

@@ -4,9 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Context;
-use ocelli_photos::{Found, thumbnail_of};
-
-use super::found::{camera, path_of, when};
+use ocelli_photos::{Found, camera, path_of, thumbnail_of, when};
 
 /// Longer side of the small copies.
 const SIDE: usize = 320;
