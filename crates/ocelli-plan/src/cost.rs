@@ -19,8 +19,12 @@ impl Plan {
     /// The work of `op` with `rows` bound rows, `past` positions in the key/value cache and activations of
     /// type `dtype`. Weights are not in it: their size is the device's choice, see [`Op::weights`].
     pub fn op_cost(&self, op: &Op, rows: usize, past: usize, dtype: DType) -> OpCost {
-        let read: u64 = op.reads().into_iter().map(|id| self.bound_bytes(id, rows, dtype)).sum();
         let written = self.bound_bytes(op.writes(), rows, dtype);
+        let read = match op {
+            // One row of its input.
+            Op::TakeLastRow(_) => written,
+            _ => op.reads().into_iter().map(|id| self.bound_bytes(id, rows, dtype)).sum(),
+        };
         let mut cost = OpCost { flops: self.flops(op, rows, past), activation_bytes: read + written };
         if let Op::CachedAttention(o) = op {
             // Keys and values that were there are read, those of the new rows are written and read.
@@ -113,7 +117,9 @@ impl Op {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Activation, CachedAttention, Linear, Rows, TensorDecl, WeightDecl, WeightLayout};
+    use crate::{
+        Activation, CachedAttention, Linear, Rows, TakeLastRow, TensorDecl, WeightDecl, WeightLayout,
+    };
 
     fn plan(cols: [usize; 3]) -> Plan {
         let tensor = |cols| TensorDecl {
@@ -146,6 +152,14 @@ mod tests {
         assert_eq!(cost.activation_bytes, 5 * (8 + 24) * 2);
         assert_eq!(plan.op_cost(&op, 5, 0, DType::F32).activation_bytes, 5 * (8 + 24) * 4);
         assert_eq!((op.weights(), op.is_matrix_product()), (vec![WeightId(0)], true));
+    }
+
+    #[test]
+    fn the_last_row_is_all_that_is_read_of_it() {
+        let mut plan = plan([8, 24, 8]);
+        plan.tensors[2].rows = Rows::Fixed(1);
+        let op = Op::TakeLastRow(TakeLastRow { x: TensorId(0), out: TensorId(2) });
+        assert_eq!(plan.op_cost(&op, 50, 0, DType::Bf16), OpCost { flops: 0, activation_bytes: 2 * 8 * 2 });
     }
 
     #[test]
