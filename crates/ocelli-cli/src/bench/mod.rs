@@ -85,18 +85,18 @@ fn measure_memory(
 ) -> anyhow::Result<()> {
     let load_peak = ocelli::peak_rss_bytes();
     recorder.reading();
-    let (subject, memory, resolution, tokens) = match model {
+    let (subject, load_ms, memory, resolution, tokens) = match model {
         Model::Vlm(vlm) => {
             let answer = vlm.answer(resolution, None, max_tokens, &recorder.cancel)?;
             let tokens = answer.usage.prompt_tokens + answer.usage.completion_tokens;
-            (&vlm.subject, vlm.model.memory(), Some(vlm.resolution(resolution)), Some(tokens))
+            (&vlm.subject, vlm.load_ms, vlm.model.memory(), Some(vlm.resolution(resolution)), Some(tokens))
         }
         Model::Clip(clip) => {
             clip.model.embed_images(&[clip.picture()?])?;
             if clip.model.config().text.is_some() {
                 clip.model.embed_texts(&["a photo of a dog"])?;
             }
-            (&clip.subject, clip.model.memory(), Some(clip.model.config().image.size), None)
+            (&clip.subject, clip.load_ms, clip.model.memory(), Some(clip.model.config().image.size), None)
         }
     };
     if recorder.stopped() {
@@ -111,6 +111,7 @@ fn measure_memory(
         &[
             ("resolution", json!(resolution)),
             ("tokens", json!(tokens)),
+            ("load_ms", json!(load_ms)),
             ("peak_rss_bytes", json!(ocelli::peak_rss_bytes())),
             ("load_peak_rss_bytes", json!(load_peak)),
             ("weights_bytes", json!(weights_bytes)),

@@ -64,6 +64,8 @@ pub struct Vlm {
     pub model: FastVlm,
     /// What records say about it.
     pub subject: Subject,
+    /// Time that loading took.
+    pub load_ms: f64,
     picture: Picture,
 }
 
@@ -91,10 +93,10 @@ impl Vlm {
                 path.display()
             );
         }
-        let (model, dir, _) = load(args)?;
+        let (model, dir, load_ms) = load(args)?;
         let (dtype, threads, kernels) = (model.dtype().name(), model.threads(), model.kernels());
         let subject = Subject { model: name_of(&dir), dtype, threads, kernels };
-        Ok(Self { model, subject, picture: Picture::of(measure) })
+        Ok(Self { model, subject, load_ms, picture: Picture::of(measure) })
     }
 
     /// The side of the picture: as asked for, or the model's own.
@@ -152,15 +154,18 @@ pub struct Clip {
     pub model: MobileClip,
     /// What records say about it.
     pub subject: Subject,
+    /// Time that loading took.
+    pub load_ms: f64,
     picture: Picture,
 }
 
 impl Clip {
     fn load(path: &Path, args: &ModelArgs, measure: &MeasureArgs) -> anyhow::Result<Self> {
         let name = path.display().to_string();
-        let model = load_named(&name, args.tokenizer.clone(), args.device, args.dtype, args.threads)?;
+        let load = || load_named(&name, args.tokenizer.clone(), args.device, args.dtype, args.threads);
+        let (load_ms, model) = timed(load)?;
         let subject = clip_subject(&model, name_of(path));
-        Ok(Self { model, subject, picture: Picture::of(measure) })
+        Ok(Self { model, subject, load_ms, picture: Picture::of(measure) })
     }
 
     /// Read the picture anew.
