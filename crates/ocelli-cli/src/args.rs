@@ -7,6 +7,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ocelli::SynthArch;
 
+use crate::bench::args::BenchCommand;
 use crate::photos::args::{DupesArgs, IndexArgs, SearchArgs, SimilarArgs, StatsArgs};
 
 /// Vision-language on your own machine; nothing leaves it.
@@ -66,6 +67,11 @@ pub enum Command {
     Eval {
         #[command(subcommand)]
         command: EvalCommand,
+    },
+    /// Measure how quick a model is on this machine
+    Bench {
+        #[command(subcommand)]
+        command: BenchCommand,
     },
     /// Index folders of photos for `search`; run it again after changes, it does only what is new
     Index(IndexArgs),

@@ -7,6 +7,7 @@
 
 mod answer;
 mod args;
+mod bench;
 mod clip;
 mod confusion;
 mod eval;
@@ -54,6 +55,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Labels { command: LabelsCommand::List { json } } => labels::list(json),
         Command::Labels { command: LabelsCommand::Rm { name } } => labels::remove(&name),
         Command::Eval { command: EvalCommand::Zeroshot(args) } => eval::zeroshot(&args),
+        Command::Bench { command } => bench::bench(&command),
         Command::Index(args) => photos::index(&args),
         Command::Search(args) => photos::search(&args),
         Command::Similar(args) => photos::similar(&args),

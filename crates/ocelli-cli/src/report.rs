@@ -106,7 +106,7 @@ pub fn doctor(as_json: bool) -> anyhow::Result<bool> {
 }
 
 /// Name of the processor and those of its features that kernels can use, where Linux tells them.
-fn processor() -> (Option<String>, Vec<String>) {
+pub fn processor() -> (Option<String>, Vec<String>) {
     const FEATURES: [&str; 20] = [
         "sse4_2",
         "avx",

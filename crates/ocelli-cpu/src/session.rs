@@ -72,6 +72,10 @@ impl CpuDevice {
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
 }
 
 /// The weights of one checkpoint on a device, packed as plans need them and shared between plans.
@@ -145,6 +149,21 @@ impl PreparedPlan {
     /// The plan.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// The device that it runs on.
+    pub fn device(&self) -> &CpuDevice {
+        &self.device
+    }
+
+    /// Bytes of one arena.
+    pub fn arena_bytes(&self) -> usize {
+        self.layout.bytes
+    }
+
+    /// Bytes of a weight as it is packed; 0 for a table, which stays in the file.
+    pub fn weight_bytes(&self, id: WeightId) -> usize {
+        self.weights[id.index()].bytes()
     }
 
     /// Memory for one run at a time.

@@ -7,12 +7,14 @@
 
 mod arena;
 mod builder;
+mod cost;
 mod op;
 mod plan;
 mod weights;
 
 pub use arena::{ArenaLayout, plan_arena};
 pub use builder::{AttentionShape, FeatureMap, MlpWeights, PlanBuilder, PlanError};
+pub use cost::OpCost;
 pub use op::{
     Activation, Add, AddPositions, Attention, CachedAttention, Conv, DepthwiseConv, Embed, GatedLinear,
     LayerNorm, Linear, MeanPool, Mlp, Op, RmsNorm, Rope, SqueezeExcite, TakeLastRow,

@@ -67,4 +67,6 @@ pub struct Answer {
     pub usage: Usage,
     /// Times.
     pub timings: Timings,
+    /// When each id of `token_ids` was known, in ms from the same moment as [`Timings::ttft_ms`].
+    pub token_ms: Vec<f64>,
 }

@@ -67,11 +67,11 @@ pub struct FastVlm {
     tokenizer: Arc<Qwen2Tokenizer>,
     template: Template,
     stop_ids: Vec<u32>,
-    embed: Stage,
-    language: Stage,
-    vision: Mutex<HashMap<usize, Arc<Stage>>>,
-    embeds: Mutex<ImageEmbeds>,
-    prefix: Mutex<Option<Prefix>>,
+    pub(crate) embed: Stage,
+    pub(crate) language: Stage,
+    pub(crate) vision: Mutex<HashMap<usize, Arc<Stage>>>,
+    pub(crate) embeds: Mutex<ImageEmbeds>,
+    pub(crate) prefix: Mutex<Option<Prefix>>,
 }
 
 /// A prepared plan and the memory of its last runs, as far as nobody is using it.
@@ -92,6 +92,11 @@ impl Stage {
         let result = f(&self.plan, &mut arena);
         lock(&self.arenas).push(arena);
         result
+    }
+
+    /// Bytes of the arenas that are kept.
+    pub(crate) fn arena_bytes(&self) -> usize {
+        lock(&self.arenas).len() * self.plan.arena_bytes()
     }
 }
 
@@ -203,6 +208,14 @@ impl FastVlm {
         self.prepare_image(&rgb, options, start)
     }
 
+    /// Take pixels that are decoded already; what [`Image::preprocess_ms`] tells is without decoding then.
+    ///
+    /// # Errors
+    /// When the resolution does not suit the tower.
+    pub fn prepare_rgb(&self, rgb: &ocelli_image::Rgb8, options: &ImageOptions) -> Result<Image, Error> {
+        self.prepare_image(rgb, options, Instant::now())
+    }
+
     fn prepare_image(
         &self,
         rgb: &ocelli_image::Rgb8,
@@ -289,7 +302,7 @@ impl FastVlm {
         Ok((rows, true))
     }
 
-    fn vision_stage(&self, resolution: usize) -> Result<Arc<Stage>, Error> {
+    pub(crate) fn vision_stage(&self, resolution: usize) -> Result<Arc<Stage>, Error> {
         if let Some(stage) = lock(&self.vision).get(&resolution) {
             return Ok(Arc::clone(stage));
         }
@@ -348,6 +361,7 @@ struct Generation<'a> {
     stops: StopMatcher,
     text: String,
     ids: Vec<u32>,
+    token_ms: Vec<f64>,
     start: Instant,
     usage: Usage,
     timings: Timings,
@@ -368,6 +382,7 @@ impl<'a> Generation<'a> {
             stops,
             text: String::new(),
             ids: vec![],
+            token_ms: vec![],
             start: Instant::now(),
             usage,
             timings: Timings { preprocess_ms, ..Timings::default() },
@@ -412,13 +427,15 @@ impl<'a> Generation<'a> {
                 return Err(RunError::Cancelled.into());
             }
             let id = self.sampler.sample(&mut logits, &self.ids);
+            let known_ms = ms_since(self.start) + self.timings.preprocess_ms;
             if self.timings.ttft_ms == 0.0 {
-                self.timings.ttft_ms = ms_since(self.start) + self.timings.preprocess_ms;
+                self.timings.ttft_ms = known_ms;
             }
             if !self.request.ignore_eos && self.model.stop_ids.contains(&id) {
                 break FinishReason::Stop;
             }
             self.ids.push(id);
+            self.token_ms.push(known_ms);
             if self.emit(id, on_text) {
                 break FinishReason::Stop;
             }
@@ -516,6 +533,7 @@ impl<'a> Generation<'a> {
             finish_reason: reason,
             usage: self.usage,
             timings: self.timings,
+            token_ms: self.token_ms,
         }
     }
 }

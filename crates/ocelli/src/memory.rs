@@ -28,6 +28,12 @@ pub fn peak_rss_bytes() -> Option<u64> {
     status_line("/proc/self/status", "VmHWM:")
 }
 
+/// Forget the peak of [`peak_rss_bytes`], so that it tells what comes from now on; false where the system has no
+/// such switch (Linux has: proc(5), clear_refs).
+pub fn reset_peak_rss() -> bool {
+    std::fs::write("/proc/self/clear_refs", "5").is_ok()
+}
+
 /// A line `name  123 kB` of a file of /proc, in bytes.
 fn status_line(file: &str, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(file).ok()?;

@@ -46,7 +46,7 @@ pub struct MobileClip {
     config: ClipConfig,
     fingerprint: u64,
     preprocess: ClipPreprocess,
-    weights: CpuWeights,
+    pub(crate) weights: CpuWeights,
     packed: Option<PackedCache>,
     source: Arc<dyn WeightSource>,
     /// Names of the text tower's tensors, in order.
@@ -59,8 +59,8 @@ pub struct MobileClip {
 }
 
 /// A tower: trunk, and the head over one of its rows where the trunk does not end in it.
-struct Tower {
-    trunk: Prepared,
+pub(crate) struct Tower {
+    pub(crate) trunk: Prepared,
     head: Option<Prepared>,
 }
 
@@ -68,7 +68,7 @@ struct Tower {
 #[derive(Debug, Clone)]
 pub struct ClipImage {
     /// `[size, size, 3]`, normalised with the model's mean and standard deviation.
-    pixel_values: Arc<Vec<f32>>,
+    pub(crate) pixel_values: Arc<Vec<f32>>,
     /// Time that decoding, resizing and normalising took.
     pub preprocess_ms: f64,
 }
@@ -359,7 +359,14 @@ impl MobileClip {
         Ok(b.finish())
     }
 
-    fn image_tower(&self) -> Result<Arc<Tower>, Error> {
+    /// Bytes of the arenas that are kept.
+    pub(crate) fn arena_bytes(&self) -> usize {
+        let towers = [&self.image, &self.text].map(|tower| lock(tower).clone());
+        let stages = towers.iter().flatten().flat_map(|tower| [Some(&tower.trunk), tower.head.as_ref()]);
+        stages.flatten().map(Prepared::arena_bytes).sum()
+    }
+
+    pub(crate) fn image_tower(&self) -> Result<Arc<Tower>, Error> {
         let mut kept = lock(&self.image);
         if let Some(tower) = &*kept {
             return Ok(Arc::clone(tower));
@@ -369,7 +376,7 @@ impl MobileClip {
         Ok(Arc::clone(kept.insert(Arc::new(tower))))
     }
 
-    fn text_tower(&self) -> Result<Arc<Tower>, Error> {
+    pub(crate) fn text_tower(&self) -> Result<Arc<Tower>, Error> {
         let mut kept = lock(&self.text);
         if let Some(tower) = &*kept {
             return Ok(Arc::clone(tower));
@@ -389,7 +396,7 @@ impl MobileClip {
         Ok(Tower { trunk, head: head.map(Prepared::new) })
     }
 
-    fn text_shape(&self) -> Result<ClipTextShape, Error> {
+    pub(crate) fn text_shape(&self) -> Result<ClipTextShape, Error> {
         let text = self.config.text.as_ref().ok_or(Error::NoTextTower)?;
         Ok(ClipTextShape {
             context_length: text.context_length,
@@ -399,7 +406,7 @@ impl MobileClip {
         })
     }
 
-    fn tokenizer(&self) -> Result<Arc<ClipTokenizer>, Error> {
+    pub(crate) fn tokenizer(&self) -> Result<Arc<ClipTokenizer>, Error> {
         let mut kept = lock(&self.tokenizer);
         if let Some(tokenizer) = &*kept {
             return Ok(Arc::clone(tokenizer));

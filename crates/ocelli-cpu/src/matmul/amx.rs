@@ -416,3 +416,68 @@ unsafe fn finish_rows<S: Simd, E: Epilogue, const MR: usize, const NP: usize>(
     }
     MR
 }
+
+/// What tiles hold when their speed is measured.
+#[derive(Clone, Copy)]
+pub(crate) enum Operand {
+    Bf16,
+    Int8,
+}
+
+/// Whether this CPU multiplies tiles of 8-bit integers.
+pub(crate) fn has_int8() -> bool {
+    const INT8: u32 = 1 << 25;
+    available() && std::arch::x86_64::__cpuid_count(7, 0).edx & INT8 != 0
+}
+
+/// Multiply tiles `4 * steps` times without loading any; returns how many operations these were.
+///
+/// # Panics
+/// When this CPU has no tiles of this kind.
+pub(crate) fn products_without_loads(steps: usize, operand: Operand) -> f64 {
+    assert!(available() && (matches!(operand, Operand::Bf16) || has_int8()), "tiles are missing");
+    // Four products at a time hide the latency; a step is 16 cycles of each, so fewer steps are enough.
+    let steps = (steps / 16).max(1);
+    // SAFETY: AMX is available; the assembly uses the registers that it names.
+    unsafe {
+        let _tiles = Tiles::configure(TILE);
+        asm!(
+            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+            "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nomem, nostack, preserves_flags)
+        );
+        match operand {
+            Operand::Bf16 => asm!(
+                "2:",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "dec {n}",
+                "jnz 2b",
+                n = inout(reg) steps => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                options(nomem, nostack)
+            ),
+            Operand::Int8 => asm!(
+                "2:",
+                "tdpbssd tmm0, tmm4, tmm6",
+                "tdpbssd tmm1, tmm4, tmm7",
+                "tdpbssd tmm2, tmm5, tmm6",
+                "tdpbssd tmm3, tmm5, tmm7",
+                "dec {n}",
+                "jnz 2b",
+                n = inout(reg) steps => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                options(nomem, nostack)
+            ),
+        }
+    }
+    let depth = match operand {
+        Operand::Bf16 => TILE_K,
+        Operand::Int8 => 2 * TILE_K,
+    };
+    (steps * 4 * TILE * TILE * depth * 2) as f64
+}
