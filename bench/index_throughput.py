@@ -88,10 +88,10 @@ def main():
     parser.add_argument("--side", default="4000x3000")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    size = tuple(int(side) for side in args.side.split("x"))
     if not args.photos.is_dir() or not any(args.photos.iterdir()):
-        make_photos(args.photos, args.count, size)
+        make_photos(args.photos, args.count, tuple(int(side) for side in args.side.split("x")))
     paths = sorted(args.photos.glob("*.jpg"))
+    size = Image.open(paths[0]).size
     peers = {"f32": peer(args.name, args.model, torch.float32), "bf16": peer(args.name, args.model, torch.bfloat16)}
     found = {f"{who} {dtype}": [] for who in ("ocelli", "open_clip") for dtype in peers}
     for _ in range(args.rounds):
