@@ -1,5 +1,6 @@
 //! Opening a model directory.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,6 +30,8 @@ pub struct Checkpoint {
     /// What happened to each tensor.
     pub report: LoadReport,
     weights: Weights,
+    /// Our names by the keys of tensors that are taken as they are.
+    ours: BTreeMap<String, String>,
 }
 
 impl Checkpoint {
@@ -80,7 +83,12 @@ impl Checkpoint {
         if !report.is_complete() {
             return Err(LoadError::Tensors(Box::new(report)));
         }
-        Ok(Self { config, report, weights: Weights::new(bound.tensors) })
+        Ok(Self { config, report, weights: Weights::new(bound.tensors), ours: bound.ours })
+    }
+
+    /// Our name of a tensor that is taken from the files as it is.
+    pub(crate) fn our_name(&self, key: &str) -> Option<&str> {
+        self.ours.get(key).map(String::as_str)
     }
 
     /// The weights, for inspection.
