@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ocelli::SynthArch;
+use ocelli::{BlockFormat, SynthArch};
 
 use crate::bench::args::BenchCommand;
 use crate::photos::args::{DupesArgs, IndexArgs, SearchArgs, SimilarArgs, StatsArgs};
@@ -127,6 +127,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Quantize the language model of a FastVLM, compare it with the original, and write it if it is close
+    Quantize(QuantizeArgs),
     /// Get a model from the hub, or finish a pull that was stopped; the only command that uses the network
     ///
     /// Models go under $OCELLI_HOME/models (default ~/.local/share/ocelli/models) and are found by the same
@@ -193,6 +195,69 @@ pub struct ModelArgs {
     /// Compute type: f32 is exact and takes twice the memory; auto is bf16
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     pub dtype: Dtype,
+    /// Quantize the language model while loading: less memory, faster answers, a little less exact
+    #[arg(long, value_enum)]
+    pub quant: Option<QuantArg>,
+}
+
+/// What to quantize, and where to.
+#[derive(Args, Clone)]
+pub struct QuantizeArgs {
+    /// Model directory, or the name of a pulled model
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+    /// Directory to write; without it the model is only compared
+    #[arg(value_name = "OUT")]
+    pub out: Option<PathBuf>,
+    /// Blocks of the language model's layers
+    #[arg(long, value_enum, default_value_t = QuantArg::Q4)]
+    pub weights: QuantArg,
+    /// Blocks of the embedding and the head
+    #[arg(long, value_enum, default_value_t = QuantArg::Q8)]
+    pub head: QuantArg,
+    /// What becomes of the vision tower: bf16 keeps it as it is stored
+    #[arg(long, value_enum, default_value_t = VisionArg::Bf16)]
+    pub vision: VisionArg,
+    /// A picture to compare on; may be repeated; without it, three drawn ones
+    #[arg(long = "image", value_name = "FILE")]
+    pub images: Vec<PathBuf>,
+    /// Write it even if it is over a limit
+    #[arg(long)]
+    pub force: bool,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Threads; 0 is one for each core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
+    /// Compute type of the comparison; auto is bf16
+    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
+    pub dtype: Dtype,
+}
+
+/// Blocks of quantized matrices.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+pub enum QuantArg {
+    /// 8 bits and a scale for 32 values
+    Q8,
+    /// 4 bits and a scale for 32 values
+    Q4,
+}
+
+impl QuantArg {
+    /// The blocks that the argument stands for.
+    pub fn format(self) -> BlockFormat {
+        match self {
+            QuantArg::Q8 => BlockFormat::Q8,
+            QuantArg::Q4 => BlockFormat::Q4,
+        }
+    }
+}
+
+/// What becomes of the vision tower.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+pub enum VisionArg {
+    Bf16,
 }
 
 /// Which MobileCLIP, and how it runs.

@@ -21,6 +21,7 @@ mod model;
 mod photos;
 mod progress;
 mod pull;
+mod quantize;
 mod report;
 
 use std::process::ExitCode;
@@ -66,6 +67,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
             answer::trace(&image, &prompt, &out, &model, &generate)
         }
         Command::Synth { arch, dir, seed, force, json } => model::synth(arch, &dir, seed, force, json),
+        Command::Quantize(args) => quantize::quantize(&args),
         Command::Pull { model, endpoint, json } => pull::pull(&model, endpoint.as_deref(), json),
         Command::List { json } => kept::list(json),
         Command::Rm { model, yes } => kept::remove(&model, yes),

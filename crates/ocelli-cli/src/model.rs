@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use ocelli::{DType, FastVlm, LoadOptions, SynthArch};
+use ocelli::{DType, FastVlm, LoadOptions, QuantPolicy, SynthArch};
 use serde_json::json;
 
 use crate::args::{Device, Dtype, ModelArgs};
@@ -36,15 +36,21 @@ pub fn load(args: &ModelArgs) -> anyhow::Result<(FastVlm, PathBuf, f64)> {
         bail!("--tokenizer is for MobileCLIP: a FastVLM's tokenizer lies in its own directory");
     }
     let dir = args.model.as_deref().map_or_else(default_model, find)?;
-    let dtype = match args.dtype {
-        Dtype::F32 => DType::F32,
-        Dtype::Auto | Dtype::Bf16 => DType::Bf16,
-    };
     let start = Instant::now();
     let (vision, threads) = (args.vision.clone(), args.threads);
-    let options = LoadOptions { vision, dtype, threads, packed_dir: packed(), ..LoadOptions::default() };
+    let (dtype, quant) = (compute_type(args.dtype), args.quant.map(|quant| QuantPolicy::of(quant.format())));
+    let options =
+        LoadOptions { vision, dtype, quant, threads, packed_dir: packed(), ..LoadOptions::default() };
     let model = FastVlm::load(&dir, &options)?;
     Ok((model, dir, start.elapsed().as_secs_f64() * 1e3))
+}
+
+/// The type that the argument stands for.
+pub fn compute_type(dtype: Dtype) -> DType {
+    match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::Auto | Dtype::Bf16 => DType::Bf16,
+    }
 }
 
 /// `ocelli synth`.

@@ -46,6 +46,7 @@ fn a_caption_has_the_promised_fields_and_the_ids_of_transformers() {
         "kernels",
         "model",
         "peak_rss_bytes",
+        "quant",
         "text",
         "timings",
         "token_ids",

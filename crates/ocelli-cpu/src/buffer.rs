@@ -9,7 +9,8 @@ use memmap2::Mmap;
 
 /// Large buffers start at a multiple of this, so that the kernel can back them with huge pages.
 const HUGE_PAGE: usize = 2 << 20;
-const CACHE_LINE: usize = 64;
+/// Every buffer starts at a multiple of this.
+pub(crate) const CACHE_LINE: usize = 64;
 
 /// A fixed block of bytes, aligned to at least a cache line.
 pub(crate) struct Buffer {

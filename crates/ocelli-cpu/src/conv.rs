@@ -3,7 +3,7 @@
 use ocelli_plan::Activation;
 
 use crate::Isa;
-use crate::matmul::{Finish, Staging, multiply};
+use crate::matmul::{Finish, Staging, multiply_dense};
 use crate::pack::Matrix;
 use crate::pool::Pool;
 use crate::scratch::Scratch;
@@ -36,7 +36,7 @@ impl DenseConv<'_> {
 pub(crate) fn conv(isa: Isa, pool: &Pool, conv: &DenseConv<'_>) {
     // Pixels are f32 and stay so: few of their eight bits would be left in bf16.
     let pixels = conv.x.kind == Kind::F32;
-    let staging = if pixels { Staging::F32 } else { Staging::of(isa, conv.weight) };
+    let staging = if pixels { Staging::F32 } else { Staging::of(isa, conv.x, conv.weight) };
     pool.run(conv.out.rows.div_ceil(ROW_BLOCK), &|task| {
         let first = task * ROW_BLOCK;
         isa.dispatch(ConvTask { staging, conv, first, rows: ROW_BLOCK.min(conv.out.rows - first) });
@@ -73,7 +73,7 @@ impl Kernel for ConvTask<'_, '_> {
                 gather_patch::<S>(conv, first + r, patches, r);
             }
             let patches = staging.written(scratch, rows, k);
-            multiply::<S, _>(patches, conv.weight, 0..conv.weight.panels, &epilogue, first);
+            multiply_dense::<S, _>(patches, conv.weight, 0..conv.weight.panels, &epilogue, first);
         }
     }
 }

@@ -10,7 +10,7 @@ pub const ISA_VARIABLE: &str = "OCELLI_ISA";
 pub enum Isa {
     /// The scalar reference implementations: slow, the specification of every op.
     Scalar,
-    /// AVX2 with FMA.
+    /// AVX2 with FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
     /// AVX-512 F, BW, VL and DQ.
@@ -44,7 +44,10 @@ impl Isa {
         let mut found = vec![Isa::Scalar];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
+            if avx2 {
                 found.push(Isa::Avx2);
                 let avx512 = is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")

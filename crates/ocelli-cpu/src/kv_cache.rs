@@ -95,12 +95,12 @@ impl KvHead {
 
     /// Keys as columns: one a position, `dim` deep.
     pub(crate) fn keys(&self) -> Columns<f32> {
-        Columns { at: self.keys.as_ptr(), panel_stride: self.dim * LANES, k_stride: LANES }
+        Columns { at: self.keys.as_ptr(), panel_stride: self.dim * LANES, k_stride: LANES, first: 0 }
     }
 
     /// Values as columns: one a dimension, one deep for each position.
     pub(crate) fn values(&self) -> Columns<f32> {
-        Columns { at: self.values.as_ptr(), panel_stride: LANES, k_stride: self.dim }
+        Columns { at: self.values.as_ptr(), panel_stride: LANES, k_stride: self.dim, first: 0 }
     }
 }
 

@@ -3,7 +3,7 @@
 use ocelli_plan::Activation;
 
 use crate::Isa;
-use crate::matmul::{Epilogue, Finish, GateUp, Staging, multiply};
+use crate::matmul::{Epilogue, Finish, GateUp, Staging, multiply, multiply_dense};
 use crate::pack::Matrix;
 use crate::pool::Pool;
 use crate::scratch::Scratch;
@@ -15,8 +15,8 @@ const TASKS_PER_THREAD: usize = 4;
 
 /// `epilogue(x W^T)` over all rows.
 pub(crate) fn linear<E: Epilogue>(isa: Isa, pool: &Pool, x: View, weight: &Matrix, epilogue: &E) {
-    let staging = Staging::of(isa, weight);
-    let block = staging.row_block(x.rows, pool.threads());
+    let staging = Staging::of(isa, x, weight);
+    let block = staging.row_block(weight, x.rows, pool.threads());
     let row_blocks = x.rows.div_ceil(block);
     let groups = weight.panels / E::GROUP;
     let splits = (TASKS_PER_THREAD * pool.threads()).div_ceil(row_blocks).min(groups);
@@ -82,12 +82,14 @@ pub(crate) struct MlpParts<'a> {
 /// `finish(activation(x A^T + a) B^T)`.
 ///
 /// With many rows each task takes a block through both products, so the hidden rows never leave its
-/// cache. With few rows the threads share the columns instead, or some would have nothing to do.
+/// cache. With few rows the threads share the columns instead, or some would have nothing to do; so they
+/// do with quantized matrices, whose codes are expanded once for many rows.
 pub(crate) fn mlp(isa: Isa, pool: &Pool, parts: &MlpParts<'_>) {
     let rows = parts.x.rows;
-    let staging = Staging::of(isa, parts.fc2);
-    let block = staging.row_block(rows, pool.threads());
-    if rows >= block * pool.threads() {
+    let staging = Staging::of(isa, parts.x, parts.fc2);
+    let block = staging.row_block(parts.fc2, rows, pool.threads());
+    let quantized = parts.fc1.is_quantized() || parts.fc2.is_quantized();
+    if !quantized && rows >= block * pool.threads() {
         return pool.run(rows.div_ceil(block), &|task| {
             let first = task * block;
             isa.dispatch(MlpTask { staging, parts, first, rows: block.min(rows - first) });
@@ -125,9 +127,9 @@ impl Kernel for MlpTask<'_, '_> {
             let x = staging.stage::<S>(parts.x, first, rows, scratch);
             let hidden = scratch.add(input_len);
             let view = staging.view(hidden, rows, parts.hidden);
-            multiply::<S, _>(x, parts.fc1, 0..parts.fc1.panels, &hidden_rows(parts, view), 0);
+            multiply_dense::<S, _>(x, parts.fc1, 0..parts.fc1.panels, &hidden_rows(parts, view), 0);
             let hidden = staging.written(hidden, rows, parts.hidden);
-            multiply::<S, _>(hidden, parts.fc2, 0..parts.fc2.panels, &parts.finish, first);
+            multiply_dense::<S, _>(hidden, parts.fc2, 0..parts.fc2.panels, &parts.finish, first);
         }
     }
 }

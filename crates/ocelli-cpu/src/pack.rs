@@ -2,18 +2,19 @@
 //!
 //! A matrix `[n, k]` becomes panels of sixteen outputs. In f32 a panel is `[k][16]`; in bf16 pairs of
 //! `k` are interleaved, `[k / 2][16][2]`: the operand layout of the bf16 matrix instructions, which
-//! AVX-512 and AVX2 unpack with a shift and a mask.
+//! AVX-512 and AVX2 unpack with a shift and a mask. A quantized matrix keeps its codes, see
+//! [`crate::matmul::Blocks`].
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use half::bf16;
-use ocelli_plan::{DType, Plan, WeightDecl, WeightError, WeightLayout, WeightSource};
+use half::{bf16, f16};
+use ocelli_plan::{BlockFormat, DType, Plan, WeightDecl, WeightError, WeightLayout, WeightSource};
 
-use crate::buffer::Buffer;
-use crate::matmul::Columns;
+use crate::buffer::{Buffer, CACHE_LINE};
+use crate::matmul::{Blocks, Columns};
 use crate::packed_file::{self, PackedFile};
 use crate::pool::Pool;
 use crate::simd::{Elem, LANES};
@@ -37,31 +38,63 @@ pub(crate) enum Packed {
     Plain(Vec<f32>),
 }
 
+/// How the values of a matrix are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stored {
+    F32,
+    Bf16,
+    Blocks(BlockFormat),
+}
+
+impl From<DType> for Stored {
+    fn from(dtype: DType) -> Self {
+        match dtype {
+            DType::F32 => Self::F32,
+            DType::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 /// A matrix in panels of sixteen outputs.
 pub(crate) struct Matrix {
     buffer: Buffer,
-    dtype: DType,
+    stored: Stored,
     k: usize,
     pub(crate) panels: usize,
 }
 
 impl Matrix {
-    fn zeroed(panels: usize, k: usize, dtype: DType) -> Self {
-        let buffer = Buffer::zeroed(panels * panel_len(k, dtype) * dtype.size());
-        Self { buffer, dtype, k, panels }
+    fn zeroed(panels: usize, k: usize, stored: Stored) -> Self {
+        let buffer = Buffer::zeroed(panels * panel_bytes(k, stored));
+        Self { buffer, stored, k, panels }
     }
 
-    pub(crate) fn dtype(&self) -> DType {
-        self.dtype
+    pub(crate) fn is_quantized(&self) -> bool {
+        matches!(self.stored, Stored::Blocks(_))
     }
 
-    /// The panels as kernels read them. `B` must be the type of `dtype`.
+    pub(crate) fn stored(&self) -> Stored {
+        self.stored
+    }
+
+    /// The panels as kernels read them. `B` must be the type of the stored values.
     pub(crate) fn columns<B>(&self) -> Columns<B> {
-        debug_assert_eq!(size_of::<B>(), self.dtype.size());
+        debug_assert!(matches!((self.stored, size_of::<B>()), (Stored::F32, 4) | (Stored::Bf16, 2)));
         Columns {
             at: self.buffer.as_ptr().cast(),
-            panel_stride: panel_len(self.k, self.dtype),
+            panel_stride: panel_bytes(self.k, self.stored) / size_of::<B>(),
             k_stride: LANES,
+            first: 0,
+        }
+    }
+
+    /// The panels of a quantized matrix.
+    pub(crate) fn blocks(&self) -> Blocks {
+        debug_assert!(self.is_quantized());
+        Blocks {
+            at: self.buffer.as_ptr(),
+            panel_stride: panel_bytes(self.k, self.stored),
+            groups: self.k.div_ceil(BlockFormat::GROUP),
         }
     }
 
@@ -70,12 +103,13 @@ impl Matrix {
     }
 }
 
-/// Values of one panel, `k` padded with zeros: in bf16 to whole operand tiles.
-fn panel_len(k: usize, dtype: DType) -> usize {
+/// Bytes of one panel, `k` padded with zeros: in bf16 to whole operand tiles, in blocks to whole groups.
+fn panel_bytes(k: usize, stored: Stored) -> usize {
     const TILE_K: usize = 32;
-    match dtype {
-        DType::F32 => k * LANES,
-        DType::Bf16 => k.next_multiple_of(TILE_K) * LANES,
+    match stored {
+        Stored::F32 => k * LANES * 4,
+        Stored::Bf16 => k.next_multiple_of(TILE_K) * LANES * 2,
+        Stored::Blocks(format) => (format.row_bytes(k) * LANES).next_multiple_of(CACHE_LINE),
     }
 }
 
@@ -146,7 +180,7 @@ impl WeightStore {
         let mut matrices: Vec<(String, &[u8])> = packed
             .iter()
             .filter_map(|(decl, packed)| match &**packed {
-                Packed::Matrix(matrix) => Some((file_name(decl), matrix.buffer.as_slice())),
+                Packed::Matrix(matrix) => Some((file_name(decl, matrix.stored), matrix.buffer.as_slice())),
                 _ => None,
             })
             .collect();
@@ -213,9 +247,9 @@ impl WeightStore {
         Ok(Packed::Depthwise { weights, stride })
     }
 
-    /// Row-major f32, matrices rounded to the compute type.
+    /// Row-major f32, matrices rounded to the compute type; quantized ones are exact.
     fn pack_plain(&self, decl: &WeightDecl) -> Result<Packed, WeightError> {
-        let is_matrix = decl.layout != WeightLayout::Depthwise;
+        let is_matrix = decl.layout != WeightLayout::Depthwise && decl.block_format(&*self.source).is_none();
         let mut values = vec![0.0; decl.rows * decl.cols];
         let mut reader = RowReader::new(&*self.source, decl);
         for (row, out) in values.chunks_exact_mut(decl.cols).enumerate() {
@@ -230,13 +264,15 @@ impl WeightStore {
     fn pack_matrix(&self, decl: &WeightDecl, pool: &Pool) -> Result<Packed, WeightError> {
         let groups = if decl.layout == WeightLayout::GatePair { 2 } else { 1 };
         let panels = groups * (decl.rows / groups).div_ceil(LANES);
-        let bytes = panels * panel_len(decl.cols, self.dtype) * self.dtype.size();
-        if let Some(buffer) = self.file.get().and_then(|file| file.get(&file_name(decl), bytes)) {
-            return Ok(Packed::Matrix(Matrix { buffer, dtype: self.dtype, k: decl.cols, panels }));
+        let stored = decl.block_format(&*self.source).map_or(self.dtype.into(), Stored::Blocks);
+        let bytes = panels * panel_bytes(decl.cols, stored);
+        let kept = self.file.get().and_then(|file| file.get(&file_name(decl, stored), bytes));
+        if let Some(buffer) = kept {
+            return Ok(Packed::Matrix(Matrix { buffer, stored, k: decl.cols, panels }));
         }
         self.unsaved.fetch_add(bytes, Ordering::Relaxed);
-        let mut matrix = Matrix::zeroed(panels, decl.cols, self.dtype);
-        let target = Target { at: matrix.buffer.as_mut_ptr(), dtype: self.dtype, k: decl.cols };
+        let mut matrix = Matrix::zeroed(panels, decl.cols, stored);
+        let target = Target { at: matrix.buffer.as_mut_ptr(), stored, k: decl.cols };
         let failure = Mutex::new(None);
         pool.run(panels, &|panel| {
             if let Err(error) = self.pack_panel(decl, groups, panel, target) {
@@ -260,16 +296,28 @@ impl WeightStore {
         let group_rows = decl.rows / groups;
         let first = panel / groups * LANES;
         let count = LANES.min(group_rows - first);
+        let rows = panel % groups * group_rows + first;
         let mut reader = RowReader::new(&*self.source, decl);
-        let mut rows = vec![0.0; LANES * decl.cols];
-        for (i, out) in rows.chunks_exact_mut(decl.cols).take(count).enumerate() {
-            reader.read(panel % groups * group_rows + first + i, out)?;
+        if let Stored::Blocks(format) = target.stored {
+            let row_bytes = format.row_bytes(decl.cols);
+            let mut blocks = vec![0; LANES * row_bytes];
+            for (i, out) in blocks.chunks_exact_mut(row_bytes).take(count).enumerate() {
+                reader.read_blocks(rows + i, format, out)?;
+            }
+            // SAFETY: each panel is filled by one task; the buffer holds all of them.
+            let to = unsafe { std::slice::from_raw_parts_mut(target.panel(panel), target.panel_bytes()) };
+            interleave_blocks(format, &blocks, to);
+            return Ok(());
+        }
+        let mut values = vec![0.0; LANES * decl.cols];
+        for (i, out) in values.chunks_exact_mut(decl.cols).take(count).enumerate() {
+            reader.read(rows + i, out)?;
         }
         // SAFETY: each panel is filled by one task; the buffer holds all of them.
         unsafe {
-            match target.dtype {
-                DType::F32 => interleave::<f32>(&rows, decl.cols, 1, target.panel(panel)),
-                DType::Bf16 => interleave::<bf16>(&rows, decl.cols, 2, target.panel(panel)),
+            match target.stored {
+                Stored::Bf16 => interleave::<bf16>(&values, decl.cols, 2, target.panel(panel).cast()),
+                _ => interleave::<f32>(&values, decl.cols, 1, target.panel(panel).cast()),
             }
         }
         Ok(())
@@ -277,15 +325,15 @@ impl WeightStore {
 }
 
 /// A weight's name in a packed file.
-fn file_name(decl: &WeightDecl) -> String {
-    format!("{:?} {}x{} {}", decl.layout, decl.rows, decl.cols, decl.parts.join(" "))
+fn file_name(decl: &WeightDecl, stored: Stored) -> String {
+    format!("{stored:?} {:?} {}x{} {}", decl.layout, decl.rows, decl.cols, decl.parts.join(" "))
 }
 
 /// Where panels go.
 #[derive(Clone, Copy)]
 struct Target {
     at: *mut u8,
-    dtype: DType,
+    stored: Stored,
     k: usize,
 }
 
@@ -295,11 +343,37 @@ unsafe impl Send for Target {}
 unsafe impl Sync for Target {}
 
 impl Target {
+    fn panel_bytes(&self) -> usize {
+        panel_bytes(self.k, self.stored)
+    }
+
     /// # Safety
-    /// The panel exists and `T` is the type of `dtype`.
-    unsafe fn panel<T>(&self, panel: usize) -> *mut T {
+    /// The panel exists.
+    unsafe fn panel(&self, panel: usize) -> *mut u8 {
         // SAFETY: the caller's promise.
-        unsafe { self.at.cast::<T>().add(panel * panel_len(self.k, self.dtype)) }
+        unsafe { self.at.add(panel * self.panel_bytes()) }
+    }
+}
+
+/// Write sixteen rows of blocks as the codes of all groups, then their scales.
+fn interleave_blocks(format: BlockFormat, rows: &[u8], to: &mut [u8]) {
+    let (block_bytes, row_bytes) = (format.block_bytes(), rows.len() / LANES);
+    let (codes, scales) = to.split_at_mut((row_bytes - row_bytes / block_bytes * 2) * LANES);
+    for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
+        for (group, block) in row.chunks_exact(block_bytes).enumerate() {
+            let (scale, from) = block.split_at(2);
+            scales[(group * LANES + lane) * 2..][..2].copy_from_slice(scale);
+            let to = &mut codes[group * from.len() * LANES..][..from.len() * LANES];
+            match format {
+                BlockFormat::Q8 => from.iter().enumerate().for_each(|(k, &code)| to[k * LANES + lane] = code),
+                // A word holds eight codes of a row, as the block has them.
+                BlockFormat::Q4 => {
+                    for (i, word) in from.chunks_exact(4).enumerate() {
+                        to[(i * LANES + lane) * 4..][..4].copy_from_slice(word);
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -344,9 +418,25 @@ impl<'a> RowReader<'a> {
         Self { source, decl, starts, kernel: Vec::new() }
     }
 
-    fn read(&mut self, row: usize, out: &mut [f32]) -> Result<(), WeightError> {
+    /// The part that a row of the weight is in, and its number there.
+    fn place(&self, row: usize) -> (&'a str, usize) {
         let part = self.starts.partition_point(|&start| start <= row) - 1;
-        let (name, row) = (&self.decl.parts[part], row - self.starts[part]);
+        (&self.decl.parts[part], row - self.starts[part])
+    }
+
+    /// A row's blocks; their scales are finite.
+    fn read_blocks(&self, row: usize, format: BlockFormat, out: &mut [u8]) -> Result<(), WeightError> {
+        let (name, row) = self.place(row);
+        self.source.read_blocks(name, row, out)?;
+        let mut scales = out.chunks_exact(format.block_bytes()).map(|b| f16::from_le_bytes([b[0], b[1]]));
+        if let Some(scale) = scales.find(|scale| !scale.is_finite()) {
+            return Err(WeightError::new(name, format!("row {row} has a block with the scale {scale}")));
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, row: usize, out: &mut [f32]) -> Result<(), WeightError> {
+        let (name, row) = self.place(row);
         if self.decl.layout != WeightLayout::Conv {
             return self.source.read_rows(name, row, out);
         }

@@ -1,8 +1,10 @@
 //! Every op case on every instruction set that this machine has, against the scalar reference.
 
+use std::sync::Arc;
+
 use ocelli_cpu::{CpuDevice, CpuWeights, Isa, KvCache};
-use ocelli_plan::DType;
-use ocelli_testing::{OpCase, op_cases, relative_error};
+use ocelli_plan::{Activation, BlockFormat, DType, Element, PlanBuilder, Rows};
+use ocelli_testing::{OpCase, RandomWeights, Rng, op_cases, quantized_op_cases, relative_error};
 
 /// Outputs of all runs of a case, one after the other.
 fn answer(case: &OpCase, isa: Isa, dtype: DType, threads: usize) -> Vec<f32> {
@@ -34,14 +36,25 @@ fn kernels() -> Vec<Isa> {
     found
 }
 
+/// The cases of matrix products with weights in blocks.
+fn quantized() -> impl Iterator<Item = OpCase> {
+    [BlockFormat::Q8, BlockFormat::Q4].into_iter().flat_map(quantized_op_cases)
+}
+
+/// Each weight is off by up to 2^-9 of itself, and a gated unit multiplies two such sums.
+const QUANTIZED_TILES: f64 = 1e-2;
+
 /// Report every failing case, not the first.
 fn check(limit: f64, dtype: DType) {
     let mut failures = Vec::new();
-    for case in op_cases() {
+    for case in op_cases().into_iter().chain(quantized()) {
         let want = answer(&case, Isa::Scalar, dtype, 1);
         assert!(want.iter().all(|v| v.is_finite()), "{}", case.name);
         for isa in kernels() {
             let error = relative_error(&answer(&case, isa, dtype, 2), &want);
+            // The reference computes with exact quantized weights, the tiles with bf16 ones.
+            let rounded = isa.name() == "amx" && dtype == DType::Bf16 && case.name.starts_with('q');
+            let limit = if rounded { QUANTIZED_TILES } else { limit };
             if error.is_nan() || error > limit {
                 failures.push(format!("{isa} {}: {error:.2e}", case.name));
             }
@@ -64,7 +77,7 @@ fn bf16_kernels_equal_the_reference() {
 
 #[test]
 fn one_thread_equals_many_bit_for_bit() {
-    for case in op_cases() {
+    for case in op_cases().into_iter().chain(quantized()) {
         for isa in kernels() {
             for dtype in [DType::F32, DType::Bf16] {
                 let one = answer(&case, isa, dtype, 1);
@@ -83,5 +96,68 @@ fn prefill_in_chunks_equals_one_row_at_a_time_bit_for_bit() {
         let single = OpCase { runs: vec![1; total], ..case };
         let steps = answer(&single, kernels().last().copied().unwrap_or(Isa::Scalar), DType::F32, 2);
         assert_eq!(chunks, steps, "{}", single.name);
+    }
+}
+
+/// `y` of a product over `rows` rows in chunks of these lengths.
+fn in_chunks(format: BlockFormat, isa: Isa, dtype: DType, chunks: &[usize]) -> Vec<f32> {
+    const K: usize = 200;
+    let weights =
+        RandomWeights::new(&[("a.weight", &[K, K]), ("g.weight", &[70, K]), ("u.weight", &[70, K])]);
+    let weights = Arc::new(weights.quantized(format));
+    let mut b = PlanBuilder::new("chunks", &*weights, 64);
+    let x = b.input("x", Rows::Bound, K, Element::F32);
+    let x = b.linear(x, "a", Activation::None).expect("plan");
+    let y = b.gated_linear(x, "g", "u").expect("plan");
+    b.output("y", y);
+    let case = OpCase {
+        name: format!("{} in chunks", format.name()),
+        plan: b.finish(),
+        weights: weights.clone(),
+        x: Rng::new(7).values(64 * K),
+        ids: vec![],
+        runs: chunks.to_vec(),
+        cache: None,
+    };
+    answer(&case, isa, dtype, 2)
+}
+
+/// What holds for quantized weights: rows do not depend on the rows beside them; on AMX in bf16 only
+/// if there are any, and then a row alone differs by no more than bf16 does.
+#[test]
+fn quantized_rows_are_the_same_alone_and_beside_others() {
+    for format in [BlockFormat::Q8, BlockFormat::Q4] {
+        for isa in kernels() {
+            for dtype in [DType::F32, DType::Bf16] {
+                let whole = in_chunks(format, isa, dtype, &[64]);
+                assert_eq!(whole, in_chunks(format, isa, dtype, &[2, 30, 17, 3, 12]), "{isa} {dtype:?}");
+                let single = in_chunks(format, isa, dtype, &[1; 64]);
+                if isa.name() == "amx" && dtype == DType::Bf16 {
+                    let error = relative_error(&single, &whole);
+                    assert!(error < 6e-3, "{isa}: {error:.2e}");
+                } else {
+                    assert_eq!(whole, single, "{isa} {dtype:?}");
+                }
+            }
+        }
+    }
+}
+
+/// A file may hold any bytes: a scale that is no finite number is named, not computed with.
+#[test]
+fn broken_scales_are_refused() {
+    let mut values = vec![0.5; 40 * 70];
+    values[33 * 70 + 3] = f32::NAN;
+    let weights = Arc::new(RandomWeights::with("w.weight", &[40, 70], values).quantized(BlockFormat::Q4));
+    let mut b = PlanBuilder::new("broken", &*weights, 1);
+    let x = b.input("x", Rows::Fixed(1), 70, Element::F32);
+    let y = b.linear(x, "w", Activation::None).expect("plan");
+    b.output("y", y);
+    let plan = b.finish();
+    for isa in kernels() {
+        let weights = CpuWeights::new(CpuDevice::new(isa, DType::Bf16, 2), weights.clone());
+        let prepared = weights.prepare(plan.clone()).map(|_| ());
+        let error = prepared.expect_err("a scale that is NaN").to_string();
+        assert!(error.contains("w.weight") && error.contains("row 33"), "{error}");
     }
 }

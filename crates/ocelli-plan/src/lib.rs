@@ -20,4 +20,4 @@ pub use op::{
     LayerNorm, Linear, MeanPool, Mlp, Op, RmsNorm, Rope, SqueezeExcite, TakeLastRow,
 };
 pub use plan::{DType, Element, Plan, Rows, TensorDecl, TensorId, WeightDecl, WeightId, WeightLayout};
-pub use weights::{WeightError, WeightSource};
+pub use weights::{BlockFormat, WeightError, WeightSource};

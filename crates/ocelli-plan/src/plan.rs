@@ -1,6 +1,7 @@
 //! A plan: the tensors, the weights and the ops of one network, in the order in which they run.
 
 use crate::op::Op;
+use crate::weights::{BlockFormat, WeightSource};
 
 /// Type in which a device keeps activations and matrices. Sums are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -119,6 +120,17 @@ pub struct WeightDecl {
     pub layout: WeightLayout,
 }
 
+impl WeightDecl {
+    /// The blocks in which a device keeps this weight: those that all parts of a matrix are stored in.
+    pub fn block_format(&self, source: &dyn WeightSource) -> Option<BlockFormat> {
+        if !matches!(self.layout, WeightLayout::Matrix | WeightLayout::GatePair) {
+            return None;
+        }
+        let format = source.block_format(self.parts.first()?)?;
+        self.parts.iter().all(|part| source.block_format(part) == Some(format)).then_some(format)
+    }
+}
+
 /// The ops of one network over numbered tensors, in the order in which they run.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -169,12 +181,13 @@ impl Plan {
         self.rows(id, self.max_rows) * decl.cols * size
     }
 
-    /// Bytes that the weights take once a device holds them in `dtype`.
+    /// Bytes that the weights of `source` take once a device holds them in `dtype`, or in their blocks.
     /// Gathered tables stay in the file, vectors and depthwise kernels are f32.
-    pub fn weight_bytes(&self, dtype: DType) -> usize {
+    pub fn weight_bytes(&self, source: &dyn WeightSource, dtype: DType) -> usize {
         let bytes = |w: &WeightDecl| match w.layout {
             WeightLayout::Matrix | WeightLayout::GatePair | WeightLayout::Conv => {
-                w.rows * w.cols * dtype.size()
+                let row = w.cols * dtype.size();
+                w.rows * w.block_format(source).map_or(row, |format| format.row_bytes(w.cols))
             }
             WeightLayout::Vector | WeightLayout::Depthwise => w.rows * w.cols * 4,
             WeightLayout::Table => 0,

@@ -2,6 +2,42 @@
 
 use std::fmt;
 
+/// How the rows of a quantized matrix are stored: each row in blocks of [`BlockFormat::GROUP`] values,
+/// the last one padded with zeros, each with one f16 scale. `ocelli-quant` encodes and decodes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BlockFormat {
+    /// 8-bit codes: 8.5 bits a value.
+    Q8,
+    /// 4-bit codes: 4.5 bits a value.
+    Q4,
+}
+
+impl BlockFormat {
+    /// Values that share one scale.
+    pub const GROUP: usize = 32;
+
+    /// The name that the command line and the reports use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            BlockFormat::Q8 => "q8",
+            BlockFormat::Q4 => "q4",
+        }
+    }
+
+    /// Bytes of one block: the scale, then the codes.
+    pub const fn block_bytes(self) -> usize {
+        match self {
+            BlockFormat::Q8 => 2 + Self::GROUP,
+            BlockFormat::Q4 => 2 + Self::GROUP / 2,
+        }
+    }
+
+    /// Bytes of a row of `cols` values.
+    pub const fn row_bytes(self, cols: usize) -> usize {
+        cols.div_ceil(Self::GROUP) * self.block_bytes()
+    }
+}
+
 /// Read access to the weights of a network under our own names, for example
 /// `vision.stages.2.blocks.5.ffn.fc1.weight`.
 ///
@@ -29,6 +65,21 @@ pub trait WeightSource: Send + Sync {
         let mut out = vec![0.0; shape.iter().product()];
         self.read_rows(name, 0, &mut out)?;
         Ok(out)
+    }
+
+    /// The blocks that the tensor's rows are stored in, or `None` if its values are plain numbers.
+    /// [`Self::read_rows`] decodes them.
+    fn block_format(&self, _name: &str) -> Option<BlockFormat> {
+        None
+    }
+
+    /// Fill `out` with the blocks of consecutive rows, beginning with `first_row`; `out.len()` must be a
+    /// multiple of [`BlockFormat::row_bytes`].
+    ///
+    /// # Errors
+    /// When there is no such tensor, it has no blocks, or the rows lie outside of it.
+    fn read_blocks(&self, name: &str, _first_row: usize, _out: &mut [u8]) -> Result<(), WeightError> {
+        Err(WeightError::new(name, "it is not stored in blocks"))
     }
 
     /// Whether the tensor exists.

@@ -4,5 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod affine;
+mod blocks;
 
 pub use affine::{Affine, QuantError, decode_affine_row, encode_affine_row};
+pub use blocks::{BlockQ4, BlockQ8, decode_row, encode_row};

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use ocelli_plan::{
-    Activation, AttentionShape, Element, FeatureMap, MlpWeights, Plan, PlanBuilder, Rows, TensorId,
+    Activation, AttentionShape, BlockFormat, Element, FeatureMap, MlpWeights, Plan, PlanBuilder, Rows,
+    TensorId,
 };
 
 use crate::random::{RandomWeights, Rng};
@@ -91,6 +92,15 @@ pub fn op_cases() -> Vec<OpCase> {
     cases.push(embed());
     cases.extend(positions());
     cases
+}
+
+/// The cases of matrix products and of the gather with weights in blocks.
+pub fn quantized_op_cases(format: BlockFormat) -> Vec<OpCase> {
+    let quantize = |case: OpCase| {
+        let weights = Arc::new(RandomWeights::clone(&case.weights).quantized(format));
+        OpCase { name: format!("{} {}", format.name(), case.name), weights, ..case }
+    };
+    linears().into_iter().chain(mlps()).chain([embed()]).map(quantize).collect()
 }
 
 fn linears() -> Vec<OpCase> {

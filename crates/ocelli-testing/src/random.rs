@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use ocelli_plan::{WeightError, WeightSource};
+use ocelli_plan::{BlockFormat, WeightError, WeightSource};
+use ocelli_quant::{decode_row, encode_row};
 
 /// SplitMix64: small, seeded, the same on every machine.
 #[derive(Debug, Clone)]
@@ -43,6 +44,7 @@ impl Rng {
 #[derive(Debug, Clone, Default)]
 pub struct RandomWeights {
     tensors: HashMap<String, (Vec<usize>, Vec<f32>)>,
+    blocks: Option<BlockFormat>,
 }
 
 impl RandomWeights {
@@ -59,6 +61,26 @@ impl RandomWeights {
         }
         weights
     }
+
+    /// One tensor of these values.
+    pub fn with(name: &str, shape: &[usize], values: Vec<f32>) -> Self {
+        let tensors = HashMap::from([(name.to_owned(), (shape.to_vec(), values))]);
+        Self { tensors, blocks: None }
+    }
+
+    /// The same weights, those of more than one dimension quantized.
+    pub fn quantized(mut self, format: BlockFormat) -> Self {
+        self.blocks = Some(format);
+        self
+    }
+
+    /// `n` rows from row `first`.
+    fn rows(&self, name: &str, first: usize, n: usize) -> Result<&[f32], WeightError> {
+        let (shape, values) = self.tensors.get(name).ok_or_else(|| WeightError::missing(name))?;
+        let cols = shape[1..].iter().product::<usize>();
+        let rows = values.get(first * cols..(first + n) * cols);
+        rows.ok_or_else(|| WeightError::new(name, "rows outside of the tensor"))
+    }
 }
 
 impl WeightSource for RandomWeights {
@@ -67,10 +89,33 @@ impl WeightSource for RandomWeights {
     }
 
     fn read_rows(&self, name: &str, first_row: usize, out: &mut [f32]) -> Result<(), WeightError> {
-        let (shape, values) = self.tensors.get(name).ok_or_else(|| WeightError::missing(name))?;
-        let first = first_row * shape[1..].iter().product::<usize>();
-        let rows = values.get(first..first + out.len());
-        out.copy_from_slice(rows.ok_or_else(|| WeightError::new(name, "rows outside of the tensor"))?);
+        let shape = self.shape(name).ok_or_else(|| WeightError::missing(name))?;
+        let cols = shape[1..].iter().product::<usize>();
+        out.copy_from_slice(self.rows(name, first_row, out.len() / cols)?);
+        if let Some(format) = self.block_format(name) {
+            let mut blocks = vec![0; format.row_bytes(cols)];
+            for row in out.chunks_exact_mut(cols) {
+                encode_row(format, row, &mut blocks);
+                decode_row(format, &blocks, row);
+            }
+        }
+        Ok(())
+    }
+
+    fn block_format(&self, name: &str) -> Option<BlockFormat> {
+        self.blocks.filter(|_| self.shape(name).is_some_and(|shape| shape.len() > 1))
+    }
+
+    fn read_blocks(&self, name: &str, first_row: usize, out: &mut [u8]) -> Result<(), WeightError> {
+        let shape = self.shape(name).ok_or_else(|| WeightError::missing(name))?;
+        let cols = shape[1..].iter().product::<usize>();
+        let Some(format) = self.block_format(name) else {
+            return Err(WeightError::new(name, "it is not stored in blocks"));
+        };
+        let row_bytes = format.row_bytes(cols);
+        for (i, out) in out.chunks_exact_mut(row_bytes).enumerate() {
+            encode_row(format, self.rows(name, first_row + i, 1)?, out);
+        }
         Ok(())
     }
 }

@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use ocelli_plan::BlockFormat;
+
 use crate::convert::is_float;
 use crate::error::LoadError;
 use crate::names::{
@@ -83,6 +85,8 @@ pub(crate) struct Bound {
     pub(crate) tensors: BTreeMap<String, Tensor>,
     /// Keys that are used, by the address of their source.
     pub(crate) used: HashSet<(*const Source, String)>,
+    /// Our names by the keys of tensors that are taken as they are.
+    pub(crate) ours: BTreeMap<String, String>,
 }
 
 /// All modules looked up, not yet bound.
@@ -109,7 +113,7 @@ impl<'a> Draft<'a> {
 
     /// Check all shapes and build the tensors under our names. Problems go into the report.
     pub(crate) fn bind(self, report: &mut LoadReport) -> Bound {
-        let mut bound = Bound { tensors: BTreeMap::new(), used: HashSet::new() };
+        let mut bound = Bound { tensors: BTreeMap::new(), used: HashSet::new(), ours: BTreeMap::new() };
         for (module, plan) in &self.modules {
             for part in plan.parts() {
                 bound.use_part(module, part);
@@ -140,6 +144,7 @@ impl Bound {
             Plan::Single(part) => {
                 if let Some(tensor) = take(part) {
                     self.tensors.insert(ours.clone(), tensor);
+                    self.ours.insert(part.key.clone(), ours.clone());
                 }
             }
             Plan::Folded(parts) => {
@@ -355,6 +360,10 @@ impl Module<'_> {
             self.find_affine(&mut part, file, info)?;
             return Ok(part);
         }
+        if info.dtype == Dtype::U8 && self.source.quantization.blocks {
+            part.found = Some(blocks(key, file, info)?);
+            return Ok(part);
+        }
         let mapped = mapped(key, file, info)?;
         let mut shape = info.shape.clone();
         let mut data = Data::Mapped(mapped.clone());
@@ -411,6 +420,22 @@ impl Module<'_> {
         part.found = Some(Found { tensor: Tensor { shape: shape.clone(), data }, stored_shape: shape });
         Ok(())
     }
+}
+
+/// A matrix in our blocks, stored `[rows, blocks of a row, bytes of a block]`; the shape is that of the values.
+fn blocks(key: &str, file: &Arc<MappedFile>, info: &TensorInfo) -> Result<Found, LoadError> {
+    let known = [BlockFormat::Q8, BlockFormat::Q4];
+    let error = || {
+        let [q8, q4] = known.map(BlockFormat::block_bytes);
+        let reason = format!("bytes of shape {:?}; expected [rows, blocks, {q8} or {q4}]", info.shape);
+        LoadError::Quantization { tensor: key.to_owned(), reason }
+    };
+    let &[rows, blocks, block_bytes] = &info.shape[..] else { return Err(error()) };
+    let format = known.into_iter().find(|format| format.block_bytes() == block_bytes).ok_or_else(error)?;
+    let cols = blocks.checked_mul(BlockFormat::GROUP).ok_or_else(error)?;
+    let bytes = Mapped { file: file.clone(), dtype: info.dtype, range: info.bytes.clone() };
+    let tensor = Tensor { shape: vec![rows, cols], data: Data::Blocks(format, bytes) };
+    Ok(Found { stored_shape: tensor.shape.clone(), tensor })
 }
 
 /// Floats of a file.

@@ -1,5 +1,6 @@
 //! Opening a model directory.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,6 +34,8 @@ pub struct Checkpoint {
     /// Changes with every write to a file, too.
     pub state: u64,
     weights: Weights,
+    /// Our names by the keys of tensors that are taken as they are.
+    ours: BTreeMap<String, String>,
 }
 
 impl Checkpoint {
@@ -89,7 +92,19 @@ impl Checkpoint {
             sources.clone().fold(0_u64, |all, source| all.rotate_left(17) ^ number(&source.files))
         };
         let (fingerprint, state) = (both(TensorFiles::fingerprint), both(TensorFiles::state));
-        Ok(Self { config, report, fingerprint, state, weights: Weights::new(bound.tensors) })
+        Ok(Self {
+            config,
+            report,
+            fingerprint,
+            state,
+            weights: Weights::new(bound.tensors),
+            ours: bound.ours,
+        })
+    }
+
+    /// Our name of a tensor that is taken from the files as it is.
+    pub(crate) fn our_name(&self, key: &str) -> Option<&str> {
+        self.ours.get(key).map(String::as_str)
     }
 
     /// The weights, for inspection.

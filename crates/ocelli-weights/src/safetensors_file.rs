@@ -10,6 +10,7 @@ use std::fmt;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use memmap2::Mmap;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
@@ -23,8 +24,29 @@ use crate::report::clip;
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// More dimensions than any tensor of ours has; keeps hostile shapes short in messages.
 const MAX_RANK: usize = 8;
+/// Bytes read after which pages are given back.
+const GIVE_BACK_AFTER: usize = 64 << 20;
 /// How a zip archive begins: PyTorch's `.pt` files are such. A safetensors header that long is refused anyway.
 const ZIP: &[u8] = b"PK\x03\x04";
+
+/// The header of a file with these tensors (name, type, shape, bytes) in this order, padded with spaces
+/// so that the data is aligned.
+pub(crate) fn header_json<'a>(tensors: impl Iterator<Item = (&'a str, &'a str, &'a [usize], u64)>) -> String {
+    let mut map = serde_json::Map::new();
+    map.insert("__metadata__".to_owned(), serde_json::json!({ "format": "pt" }));
+    let mut begin = 0;
+    for (name, dtype, shape, bytes) in tensors {
+        let end = begin + bytes;
+        let entry = serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [begin, end] });
+        map.insert(name.to_owned(), entry);
+        begin = end;
+    }
+    let mut header = serde_json::Value::Object(map).to_string();
+    while !header.len().is_multiple_of(8) {
+        header.push(' ');
+    }
+    header
+}
 
 /// Element types of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -285,9 +307,21 @@ pub(crate) struct MappedFile {
     pub(crate) path: PathBuf,
     pub(crate) header: Header,
     map: Mmap,
+    /// Bytes read since pages were last given back.
+    read: AtomicUsize,
 }
 
 impl MappedFile {
+    /// Take note that weights were read. Whoever packs a model reads each page about once, and would
+    /// otherwise hold the file in memory beside the packed weights: pages read are given back to the
+    /// system from time to time. Those that are wanted again come back from its cache.
+    pub(crate) fn count_read(&self, bytes: usize) {
+        if self.read.fetch_add(bytes, Ordering::Relaxed) + bytes >= GIVE_BACK_AFTER {
+            self.read.store(0, Ordering::Relaxed);
+            give_back(&self.map);
+        }
+    }
+
     pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
         let io = |source| LoadError::Io { path: path.to_owned(), source };
         let file = File::open(path).map_err(io)?;
@@ -298,7 +332,7 @@ impl MappedFile {
         } else {
             parse_header(&map).map_err(|source| LoadError::Header { path: at(), source })?
         };
-        Ok(Self { path: path.to_owned(), header, map })
+        Ok(Self { path: path.to_owned(), header, map, read: AtomicUsize::new(0) })
     }
 
     /// The last part of the path, for messages.
@@ -312,9 +346,20 @@ impl MappedFile {
     }
 }
 
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn give_back(map: &Mmap) {
+    // SAFETY: the mapping is shared and read only, so pages that are dropped come back from the file with
+    // the same bytes, even under the eyes of somebody who is reading them.
+    let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+}
+
+#[cfg(not(unix))]
+fn give_back(_map: &Mmap) {}
+
 #[allow(unsafe_code)]
 fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the mapping is private to this process and read only. Another process that shortens or
+    // SAFETY: the mapping is read only. Another process that shortens or
     // rewrites the file while it is mapped breaks this; as every program that maps weights, we rely on
     // model files being replaced (written under another name and renamed), not changed in place.
     unsafe { Mmap::map(file) }

@@ -47,6 +47,12 @@ impl TensorFiles {
         Some((file, file.header.tensors.get(name)?))
     }
 
+    /// The bytes of a tensor; none if there is no such tensor.
+    pub(crate) fn bytes(&self, name: &str) -> &[u8] {
+        let found = self.get(name).and_then(|(file, info)| file.bytes().get(info.bytes.clone()));
+        found.unwrap_or_default()
+    }
+
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.owner.contains_key(name)
     }

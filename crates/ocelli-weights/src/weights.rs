@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use ocelli_plan::{WeightError, WeightSource};
-use ocelli_quant::{Affine, decode_affine_row};
+use ocelli_plan::{BlockFormat, WeightError, WeightSource};
+use ocelli_quant::{Affine, decode_affine_row, decode_row};
 
 use crate::convert::{to_f32, to_u32};
 use crate::reparameterize::{Folded, Recipe};
@@ -33,6 +33,15 @@ pub enum StoredDtype {
         /// Values of a group.
         group_size: usize,
     },
+    /// Our own blocks.
+    Blocks(BlockFormat),
+}
+
+impl StoredDtype {
+    /// Whether values are stored as codes.
+    pub fn is_quantized(self) -> bool {
+        matches!(self, Self::Affine { .. } | Self::Blocks(_))
+    }
 }
 
 impl std::fmt::Display for StoredDtype {
@@ -42,6 +51,7 @@ impl std::fmt::Display for StoredDtype {
             Self::F16 => f.write_str("f16"),
             Self::BF16 => f.write_str("bf16"),
             Self::Affine { bits, group_size } => write!(f, "q{bits}g{group_size}"),
+            Self::Blocks(format) => f.write_str(format.name()),
         }
     }
 }
@@ -95,6 +105,25 @@ impl WeightSource for Weights {
         let tensor = self.tensors.get(name).ok_or_else(|| WeightError::missing(name))?;
         tensor.read_rows(first_row, out).map_err(|reason| WeightError::new(name, reason))
     }
+
+    fn block_format(&self, name: &str) -> Option<BlockFormat> {
+        match self.tensors.get(name)?.data {
+            Data::Blocks(format, _) => Some(format),
+            _ => None,
+        }
+    }
+
+    fn read_blocks(&self, name: &str, first_row: usize, out: &mut [u8]) -> Result<(), WeightError> {
+        let tensor = self.tensors.get(name).ok_or_else(|| WeightError::missing(name))?;
+        let Data::Blocks(format, bytes) = &tensor.data else {
+            return Err(WeightError::new(name, "it is not stored in blocks"));
+        };
+        let first = first_row.checked_mul(format.row_bytes(tensor.row_len()));
+        let rows = first.and_then(|first| bytes.bytes().get(first..)?.get(..out.len()));
+        out.copy_from_slice(rows.ok_or_else(|| WeightError::new(name, "rows outside of the tensor"))?);
+        bytes.file.count_read(out.len());
+        Ok(())
+    }
 }
 
 /// A tensor of a checkpoint, of checked shape, not yet read.
@@ -114,6 +143,8 @@ pub(crate) enum Data {
     Transposed(Mapped),
     /// MLX codes.
     Affine(AffineData),
+    /// Rows of our blocks.
+    Blocks(BlockFormat, Mapped),
     /// The result of a fold, computed when first asked for.
     Folded(Arc<Fold>, FoldedPart),
 }
@@ -174,6 +205,7 @@ impl Mapped {
         let size = self.dtype.size();
         let bytes = self.bytes().get(first * size..(first + out.len()) * size).unwrap_or_default();
         to_f32(self.dtype, bytes, out);
+        self.file.count_read(bytes.len());
     }
 }
 
@@ -211,6 +243,13 @@ impl Tensor {
                 }
             }
             Data::Affine(affine) => affine.read(first_row, row_len, out)?,
+            Data::Blocks(format, bytes) => {
+                let row_bytes = format.row_bytes(row_len);
+                let blocks = bytes.bytes().get(first_row * row_bytes..).unwrap_or_default();
+                for (blocks, out) in blocks.chunks_exact(row_bytes).zip(out.chunks_exact_mut(row_len)) {
+                    decode_row(*format, blocks, out);
+                }
+            }
             Data::Folded(fold, part) => out.copy_from_slice(&fold.part(*part)[first..][..out.len()]),
         }
         Ok(())
@@ -240,6 +279,7 @@ impl Tensor {
             Data::Affine(affine) => {
                 StoredDtype::Affine { bits: affine.layout.bits(), group_size: affine.layout.group_size() }
             }
+            Data::Blocks(format, _) => StoredDtype::Blocks(*format),
             Data::Folded(fold, _) => {
                 fold.recipe.tensors().first().map_or(StoredDtype::F32, |main| main.stored_dtype())
             }
@@ -248,9 +288,10 @@ impl Tensor {
 
     pub(crate) fn stored_bytes(&self) -> usize {
         match &self.data {
-            Data::Mapped(mapped) | Data::ChannelsLast(mapped) | Data::Transposed(mapped) => {
-                mapped.range.len()
-            }
+            Data::Mapped(bytes)
+            | Data::ChannelsLast(bytes)
+            | Data::Transposed(bytes)
+            | Data::Blocks(_, bytes) => bytes.range.len(),
             Data::Affine(a) => a.codes.range.len() + a.scales.range.len() + a.biases.range.len(),
             Data::Folded(fold, FoldedPart::Weight) => {
                 fold.recipe.tensors().iter().map(|t| t.stored_bytes()).sum()

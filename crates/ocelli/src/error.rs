@@ -33,11 +33,13 @@ pub enum Error {
     #[error("the prompt is {prompt} tokens long, the model takes {most}: shorten it or lower --resolution")]
     TooLong { prompt: usize, most: usize },
     #[error(
-        "the model needs {} MiB and {} MiB are available: close other programs, use --dtype bf16 or a smaller model",
+        "the model needs {} MiB and {} MiB are available: close other programs, use --dtype bf16, --quant q4 or a smaller model",
         needed >> 20,
         available >> 20
     )]
     Memory { needed: u64, available: u64 },
+    #[error("the checkpoint is quantized already ({stored}): leave out --quant")]
+    Quantized { stored: String },
     #[error("{0}")]
     Sampling(String),
     #[error("this checkpoint has no text tower: texts need a model with both towers")]

@@ -8,11 +8,13 @@ use std::time::Instant;
 use ocelli_cpu::{Arena, CpuDevice, CpuWeights, Isa, KvCache, PreparedPlan, RunError};
 use ocelli_image::DecodeOptions;
 use ocelli_models::{LogitRows, Qwen2Shape, embed_tokens, fastvithd, projector, qwen2};
-use ocelli_plan::{AttentionShape, DType, Plan, PlanBuilder, PlanError, WeightSource, plan_arena};
+use ocelli_plan::{
+    AttentionShape, BlockFormat, DType, Plan, PlanBuilder, PlanError, WeightSource, plan_arena,
+};
 use ocelli_text::{
     PromptToken, Qwen2Tokenizer, StopMatcher, StopStep, Template, TokenStream, build_prompt, stop_ids,
 };
-use ocelli_weights::{Checkpoint, Family, FastVlmConfig};
+use ocelli_weights::{Checkpoint, Family, FastVlmConfig, QuantPolicy, quantized};
 
 use crate::Error;
 use crate::answer::{Answer, FinishReason, Timings, Usage};
@@ -29,6 +31,9 @@ const PLANNED_TOKENS: usize = 512;
 /// Side of the largest picture in pixels.
 const MAX_RESOLUTION: usize = 4096;
 
+/// A matrix of the language model: when it is quantized, the layers are.
+const FIRST_MATRIX: &str = "language.layers.0.attn.q_proj.weight";
+
 /// How a model is loaded.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
@@ -36,6 +41,8 @@ pub struct LoadOptions {
     pub vision: Option<PathBuf>,
     /// Type of activations and matrices.
     pub dtype: DType,
+    /// Quantize the language model while loading; for checkpoints that are not quantized already.
+    pub quant: Option<QuantPolicy>,
     /// Threads; 0 means one for each core.
     pub threads: usize,
     /// Force an instruction set; otherwise `OCELLI_ISA` or the best that the CPU has.
@@ -51,6 +58,7 @@ impl Default for LoadOptions {
         Self {
             vision: None,
             dtype: DType::Bf16,
+            quant: None,
             threads: 0,
             isa: None,
             ignore_memory: false,
@@ -120,16 +128,27 @@ impl FastVlm {
         let tokenizer = Arc::new(Qwen2Tokenizer::from_dir(dir)?);
         let stop_ids = stop_ids(dir, &tokenizer)?;
         let config = checkpoint.config.clone();
-        let source = checkpoint.weight_source();
+        let mut source = checkpoint.weight_source();
+        if let Some(policy) = options.quant {
+            if let Some(stored) = checkpoint.weights().stored_dtype(FIRST_MATRIX).filter(|s| s.is_quantized())
+            {
+                return Err(Error::Quantized { stored: stored.to_string() });
+            }
+            source = quantized(source, policy);
+        }
         if !options.ignore_memory {
-            check_memory(&memory_plan(&checkpoint, options.dtype)?)?;
+            check_memory(&plan_memory(&config, &*source, options.dtype)?)?;
         }
         let device = CpuDevice::new(isa, options.dtype, options.threads);
         let weights = CpuWeights::new(device, Arc::clone(&source));
-        let packed = options
-            .packed_dir
-            .as_deref()
-            .map(|packed| PackedCache::new(packed, checkpoint.fingerprint, checkpoint.state, options.dtype));
+        let packed = options.packed_dir.as_deref().map(|packed| {
+            PackedCache::new(
+                packed,
+                (checkpoint.fingerprint, checkpoint.state),
+                options.dtype,
+                source.block_format(FIRST_MATRIX),
+            )
+        });
         if let Some(packed) = &packed {
             packed.open(&weights);
         }
@@ -175,6 +194,16 @@ impl FastVlm {
         self.weights.device().dtype()
     }
 
+    /// The blocks that the layers of the language model are stored in, if it is quantized.
+    pub fn quant(&self) -> Option<BlockFormat> {
+        self.source.block_format(FIRST_MATRIX)
+    }
+
+    /// Bytes of the packed weights.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.bytes()
+    }
+
     /// Threads in use.
     pub fn threads(&self) -> usize {
         self.weights.device().threads()
@@ -216,7 +245,7 @@ impl FastVlm {
         self.prepare_image(rgb, options, Instant::now())
     }
 
-    fn prepare_image(
+    pub(crate) fn prepare_image(
         &self,
         rgb: &ocelli_image::Rgb8,
         options: &ImageOptions,
@@ -579,13 +608,16 @@ pub(crate) fn shape(config: &FastVlmConfig) -> Qwen2Shape {
 /// # Errors
 /// When the weights do not make the networks.
 pub fn memory_plan(checkpoint: &Checkpoint, dtype: DType) -> Result<MemoryPlan, Error> {
-    let (config, source) = (&checkpoint.config, checkpoint.weights());
+    plan_memory(&checkpoint.config, checkpoint.weights(), dtype)
+}
+
+fn plan_memory(config: &FastVlmConfig, source: &dyn WeightSource, dtype: DType) -> Result<MemoryPlan, Error> {
     let vision = vision_plan(source, config.image_size, false)?;
     let language = qwen2(source, &shape(config), PREFILL_CHUNK, LogitRows::Last)?;
     let positions = (config.image_size / config.vision.stride).pow(2) + PLANNED_TOKENS;
     let cache = KvCache::bytes_for(config.num_layers, config.num_kv_heads, config.head_dim, positions);
     Ok(MemoryPlan {
-        weights: (vision.weight_bytes(dtype) + language.weight_bytes(dtype)) as u64,
+        weights: (vision.weight_bytes(source, dtype) + language.weight_bytes(source, dtype)) as u64,
         activations: (plan_arena(&vision, dtype).bytes + plan_arena(&language, dtype).bytes) as u64,
         cache: cache as u64,
     })

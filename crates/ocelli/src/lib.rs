@@ -18,6 +18,7 @@
 mod answer;
 mod error;
 mod fastvlm;
+mod gate;
 mod memory;
 mod mobileclip;
 mod packed;
@@ -30,13 +31,17 @@ mod trace;
 pub use answer::{Answer, FinishReason, Timings, Usage};
 pub use error::Error;
 pub use fastvlm::{FastVlm, LoadOptions, memory_plan};
+pub use gate::{Compared, GREEDY_TOKENS, GateLimits, built_in_images, compare};
 pub use memory::{MemoryPlan, available_memory_bytes, peak_rss_bytes, reset_peak_rss};
 pub use mobileclip::{ClipImage, ClipOptions, LabelScore, MobileClip};
 pub use ocelli_cpu::{Isa, MachineLimits, available_threads};
 pub use ocelli_image::{DecodeOptions, ImageError, Orientation, Rgb8};
-pub use ocelli_plan::DType;
+pub use ocelli_plan::{BlockFormat, DType};
 pub use ocelli_text::{Role, Turn, templates};
-pub use ocelli_weights::{Checkpoint, ClipCheckpoint, ClipConfig, LoadReport, SynthArch, licence_file};
+pub use ocelli_weights::{
+    Checkpoint, ClipCheckpoint, ClipConfig, LoadReport, QuantPolicy, QuantizeError, SynthArch, licence_file,
+    write_quantized,
+};
 pub use profile::{ModelMemory, OpProfile};
 pub use request::{CancelToken, Fit, Image, ImageOptions, Request, Sampling};
 pub use trace::Stage;

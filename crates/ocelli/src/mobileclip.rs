@@ -100,10 +100,9 @@ impl MobileClip {
         let text_tensors = tensors.filter(|name| name.starts_with("text.")).map(str::to_owned).collect();
         let device = CpuDevice::new(isa, options.dtype, options.threads);
         let weights = CpuWeights::new(device, Arc::clone(&source));
-        let packed = options
-            .packed_dir
-            .as_deref()
-            .map(|packed| PackedCache::new(packed, checkpoint.fingerprint, checkpoint.state, options.dtype));
+        let packed = options.packed_dir.as_deref().map(|packed| {
+            PackedCache::new(packed, (checkpoint.fingerprint, checkpoint.state), options.dtype, None)
+        });
         if let Some(packed) = &packed {
             packed.open(&weights);
         }

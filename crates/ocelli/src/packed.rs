@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ocelli_cpu::CpuWeights;
-use ocelli_plan::DType;
+use ocelli_plan::{BlockFormat, DType};
 
 /// Less is packed sooner than a file is looked for.
 const LEAST_BYTES: usize = 1 << 16;
@@ -17,14 +17,24 @@ pub(crate) struct PackedCache {
 }
 
 impl PackedCache {
-    /// A file of `dir` for a checkpoint in a compute type. One that was made from an earlier state of the checkpoint
+    /// A file of `dir` for a checkpoint in a compute type, with or without quantized matrices. One that was made from an earlier state of the checkpoint
     /// is replaced.
-    pub(crate) fn new(dir: &Path, fingerprint: u64, state: u64, dtype: DType) -> Self {
+    pub(crate) fn new(
+        dir: &Path,
+        (fingerprint, state): (u64, u64),
+        dtype: DType,
+        quant: Option<BlockFormat>,
+    ) -> Self {
         let dtype = match dtype {
             DType::F32 => "f32",
             DType::Bf16 => "bf16",
         };
-        Self { path: dir.join(format!("{fingerprint:016x}-{dtype}.packed")), key: state }
+        let quant = match quant {
+            None => "",
+            Some(BlockFormat::Q8) => "-q8",
+            Some(BlockFormat::Q4) => "-q4",
+        };
+        Self { path: dir.join(format!("{fingerprint:016x}-{dtype}{quant}.packed")), key: state }
     }
 
     /// Let `weights` take what the file has.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::args::{Device, Dtype, ModelArgs};
+use crate::args::{Device, Dtype, ModelArgs, QuantArg};
 
 /// What to measure.
 #[derive(Subcommand)]
@@ -164,13 +164,16 @@ pub struct ParetoArgs {
     /// Compute type: f32 is exact and takes twice the memory; auto is bf16
     #[arg(long, value_enum, default_value_t = Dtype::Auto, help_heading = "Model")]
     pub dtype: Dtype,
+    /// Quantize the language model while loading
+    #[arg(long, value_enum, help_heading = "Model")]
+    pub quant: Option<QuantArg>,
 }
 
 impl ParetoArgs {
     /// The arguments of each model; without any, of the default one.
     pub fn each(&self) -> Vec<ModelArgs> {
-        let (device, threads, dtype) = (self.device, self.threads, self.dtype);
-        let one = |model| ModelArgs { model, vision: None, tokenizer: None, device, threads, dtype };
+        let (device, threads, dtype, quant) = (self.device, self.threads, self.dtype, self.quant);
+        let one = |model| ModelArgs { model, vision: None, tokenizer: None, device, threads, dtype, quant };
         match &self.models[..] {
             [] => vec![one(None)],
             models => models.iter().map(|model| one(Some(model.clone()))).collect(),

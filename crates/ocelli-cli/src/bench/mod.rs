@@ -123,5 +123,11 @@ fn measure_memory(
 
 /// What records say about a MobileCLIP.
 fn clip_subject(model: &MobileClip, name: String) -> Subject {
-    Subject { model: name, dtype: model.dtype().name(), threads: model.threads(), kernels: model.kernels() }
+    Subject {
+        model: name,
+        dtype: model.dtype().name(),
+        quant: None,
+        threads: model.threads(),
+        kernels: model.kernels(),
+    }
 }

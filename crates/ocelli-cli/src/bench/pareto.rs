@@ -97,7 +97,13 @@ mod tests {
     #[test]
     fn the_most_tokens_within_the_budget_win() {
         let point = |model: &str, resolution: usize, ttft_ms| Point {
-            subject: Subject { model: model.into(), dtype: "bf16", threads: 2, kernels: "scalar" },
+            subject: Subject {
+                model: model.into(),
+                dtype: "bf16",
+                quant: None,
+                threads: 2,
+                kernels: "scalar",
+            },
             resolution,
             image_tokens: (resolution / 64).pow(2),
             ttft_ms,

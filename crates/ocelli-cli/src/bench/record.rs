@@ -19,6 +19,8 @@ pub struct Subject {
     pub model: String,
     /// Compute type.
     pub dtype: &'static str,
+    /// Blocks of the language model's matrices, if they are quantized.
+    pub quant: Option<&'static str>,
     /// Threads in use.
     pub threads: usize,
     /// The instruction set that runs.
@@ -160,6 +162,7 @@ impl Recorder {
             ("measure", json!(measure)),
             ("model", json!(subject.model)),
             ("dtype", json!(subject.dtype)),
+            ("quant", json!(subject.quant)),
             ("device", json!("cpu")),
             ("threads", json!(subject.threads)),
             ("kernels", json!(subject.kernels)),

@@ -221,8 +221,8 @@ unsafe fn wide<S: Simd, E: Epilogue>(
         let count = 2.min(panels.end - panel);
         // SAFETY: the tiles read whole blocks, for which rows are padded; `sums` holds all blocks.
         unsafe {
-            let b0 = b.at.add(panel * b.panel_stride);
-            let b1 = b.at.add((panel + count - 1) * b.panel_stride);
+            let b0 = b.at.add((panel - b.first) * b.panel_stride);
+            let b1 = b.at.add((panel + count - 1 - b.first) * b.panel_stride);
             for first in (0..a.steps).step_by(K_BLOCK / TILE_K) {
                 let steps = (K_BLOCK / TILE_K).min(a.steps - first);
                 let last = first + steps == a.steps;
@@ -259,8 +259,8 @@ unsafe fn narrow<S: Simd, E: Epilogue>(
         let count = 2.min(panels.end - panel);
         // SAFETY: as in `wide`, with one tile of rows.
         unsafe {
-            let b0 = b.at.add(panel * b.panel_stride);
-            let b1 = b.at.add((panel + count - 1) * b.panel_stride);
+            let b0 = b.at.add((panel - b.first) * b.panel_stride);
+            let b1 = b.at.add((panel + count - 1 - b.first) * b.panel_stride);
             one_by_two(a.at, a.stride, b0, b1, a.steps, sums);
             finish::<S, E>(sums, a.rows, count, epilogue, first_row, panel * LANES);
         }

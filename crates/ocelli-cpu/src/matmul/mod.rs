@@ -3,23 +3,26 @@
 //! The SIMD kernels compute every output value as one chain of fused multiply-adds over `k` in order,
 //! the AMX kernels as one chain over pairs of `k`, whatever the tile, the number of rows or of threads.
 //! So a row's result does not depend on the rows beside it: prefill equals decode, a batch equals its
-//! single items, one thread equals two, bit for bit.
+//! single items, one thread equals two, bit for bit. Quantized matrices keep this too, but for single
+//! rows on AMX: see [`blocks`].
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
+mod blocks;
 mod epilogue;
 mod tile;
 
 use half::bf16;
-use ocelli_plan::DType;
+use ocelli_plan::BlockFormat;
 
+pub(crate) use blocks::Blocks;
 pub(crate) use epilogue::{Epilogue, Finish, GateUp};
 pub(crate) use tile::{Columns, Rows, product};
 
 use crate::Isa;
-use crate::pack::Matrix;
+use crate::pack::{Matrix, Stored};
 use crate::simd::{LANES, Simd};
-use crate::view::View;
+use crate::view::{Kind, View};
 
 /// Rows of the left factor as the kernel for a weight wants them.
 #[derive(Clone, Copy)]
@@ -38,20 +41,25 @@ pub(crate) enum Staging {
 }
 
 impl Staging {
-    /// What the kernels of `isa` want beside this weight.
-    pub(crate) fn of(isa: Isa, weight: &Matrix) -> Self {
-        match isa {
+    /// What the kernels of `isa` want for the product of `x` with this weight.
+    pub(crate) fn of(isa: Isa, x: View, weight: &Matrix) -> Self {
+        match (isa, weight.stored()) {
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx if weight.dtype() == DType::Bf16 => Self::Tiles,
+            (Isa::Amx, Stored::Bf16) => Self::Tiles,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Amx, Stored::Blocks(_)) if x.kind == Kind::Bf16 && x.rows > 1 => Self::Tiles,
             _ => Self::F32,
         }
     }
 
     /// Rows that one task takes when `rows` are shared by `threads`: its input and hidden rows stay in
     /// the second-level cache, and no thread is left without work.
-    pub(crate) fn row_block(self, rows: usize, threads: usize) -> usize {
+    pub(crate) fn row_block(self, weight: &Matrix, rows: usize, threads: usize) -> usize {
         match self {
             Self::F32 => 64,
+            // Codes are expanded once for all rows of a block: the threads share the columns instead.
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles if weight.is_quantized() => rows.clamp(64, 512),
             #[cfg(target_arch = "x86_64")]
             Self::Tiles => match rows / threads {
                 0..128 => 64,
@@ -96,7 +104,11 @@ impl Staging {
     #[inline(always)]
     pub(crate) unsafe fn written(self, at: *mut f32, rows: usize, k: usize) -> Left {
         match self {
-            Self::F32 => Left::F32(Rows { at, stride: padded_stride(k), rows, k }),
+            Self::F32 => {
+                // SAFETY: the caller's promise; the padding is within the stride.
+                unsafe { zero_padding(at, rows, k) };
+                Left::F32(Rows { at, stride: padded_stride(k), rows, k })
+            }
             // SAFETY: the caller's promise.
             #[cfg(target_arch = "x86_64")]
             Self::Tiles => Left::Tiles(unsafe { amx::BfRows::written(at.cast(), rows, k) }),
@@ -117,6 +129,7 @@ impl Staging {
                     for r in 0..rows {
                         x.widen::<S>(first + r, 0, x.cols, to.add(r * stride));
                     }
+                    zero_padding(to, rows, x.cols);
                     Left::F32(Rows { at: to, stride, rows, k: x.cols })
                 }
                 #[cfg(target_arch = "x86_64")]
@@ -130,6 +143,20 @@ impl Staging {
 /// would compete for the same few cache sets.
 fn padded_stride(k: usize) -> usize {
     k.next_multiple_of(LANES) + LANES
+}
+
+/// Fill staged rows with zeros up to a whole group of a quantized matrix.
+///
+/// # Safety
+/// `at` is valid for `rows` rows of [`padded_stride`].
+#[inline(always)]
+unsafe fn zero_padding(at: *mut f32, rows: usize, k: usize) {
+    let padding = k.next_multiple_of(BlockFormat::GROUP) - k;
+    debug_assert!(k + padding <= padded_stride(k));
+    for r in 0..rows {
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::write_bytes(at.add(r * padded_stride(k) + k), 0, padding) };
+    }
 }
 
 /// The product with some panels of a packed matrix, in the type that it is stored in.
@@ -146,11 +173,37 @@ pub(crate) unsafe fn multiply<S: Simd, E: Epilogue>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        match (left, weight.dtype()) {
-            (Left::F32(rows), DType::F32) => {
+        match weight.stored() {
+            Stored::Blocks(BlockFormat::Q8) => {
+                blocks::multiply::<S, blocks::Q8, E>(left, weight.blocks(), panels, epilogue, first_row);
+            }
+            Stored::Blocks(BlockFormat::Q4) => {
+                blocks::multiply::<S, blocks::Q4, E>(left, weight.blocks(), panels, epilogue, first_row);
+            }
+            _ => multiply_dense::<S, E>(left, weight, panels, epilogue, first_row),
+        }
+    }
+}
+
+/// The same for a matrix that is not quantized.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline(always)]
+pub(crate) unsafe fn multiply_dense<S: Simd, E: Epilogue>(
+    left: Left,
+    weight: &Matrix,
+    panels: std::ops::Range<usize>,
+    epilogue: &E,
+    first_row: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (left, weight.stored()) {
+            (Left::F32(rows), Stored::F32) => {
                 product::<S, f32, E>(rows, weight.columns(), panels, epilogue, first_row);
             }
-            (Left::F32(rows), DType::Bf16) => {
+            (Left::F32(rows), _) => {
                 product::<S, bf16, E>(rows, weight.columns(), panels, epilogue, first_row);
             }
             #[cfg(target_arch = "x86_64")]

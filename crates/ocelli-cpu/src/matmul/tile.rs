@@ -23,6 +23,8 @@ pub(crate) struct Columns<B> {
     pub(crate) panel_stride: usize,
     /// Values from one `k` to the next.
     pub(crate) k_stride: usize,
+    /// Number of the panel at `at`.
+    pub(crate) first: usize,
 }
 
 /// How the values of a panel are stored.
@@ -158,7 +160,7 @@ unsafe fn tile<S: Simd, B: Panel, E: Epilogue, const MR: usize, const NP: usize>
     unsafe {
         let mut sums = [[S::zero(); NP]; MR];
         let rows = a.at.add(r * a.stride);
-        let columns = b.at.add(panel * b.panel_stride);
+        let columns = b.at.add((panel - b.first) * b.panel_stride);
         for pair in 0..a.k / 2 {
             let at = columns.add(pair * 2 * b.k_stride);
             let x = rows.add(2 * pair);
@@ -186,7 +188,7 @@ unsafe fn tile<S: Simd, B: Panel, E: Epilogue, const MR: usize, const NP: usize>
 
 /// Add one column of the left factor times one row of the right.
 #[inline(always)]
-unsafe fn rank_one<S: Simd, const MR: usize, const NP: usize>(
+pub(super) unsafe fn rank_one<S: Simd, const MR: usize, const NP: usize>(
     x: *const f32,
     stride: usize,
     panels: [S::F; NP],

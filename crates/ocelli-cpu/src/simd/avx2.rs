@@ -1,8 +1,8 @@
-//! Sixteen lanes in two AVX2 registers. Needs avx2 and fma.
+//! Sixteen lanes in two AVX2 registers. Needs avx2, fma and f16c.
 
 use std::arch::x86_64::*;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::{LANES, Simd};
 
@@ -84,6 +84,40 @@ unsafe impl Simd for Avx2 {
                 _mm256_castsi256_ps(_mm256_and_si256(high, keep)),
             );
             (first, second)
+        }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const f16) -> Pair {
+        unsafe {
+            let half = |p: *const f16| _mm_loadu_si128(p.cast());
+            Pair(_mm256_cvtph_ps(half(p)), _mm256_cvtph_ps(half(p.add(8))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Pair {
+        unsafe {
+            let all = _mm_loadu_si128(p.cast());
+            let high = _mm_unpackhi_epi64(all, all);
+            Pair(
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(all)),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high)),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles<const SHIFT: u32>(p: *const u32) -> Pair {
+        unsafe {
+            let to_top = _mm256_set1_epi32(28 - SHIFT as i32);
+            let low = _mm256_sllv_epi32(_mm256_loadu_si256(p.cast()), to_top);
+            let high = _mm256_sllv_epi32(_mm256_loadu_si256(p.add(8).cast()), to_top);
+            Pair(
+                _mm256_cvtepi32_ps(_mm256_srai_epi32::<28>(low)),
+                _mm256_cvtepi32_ps(_mm256_srai_epi32::<28>(high)),
+            )
         }
     }
     #[inline(always)]

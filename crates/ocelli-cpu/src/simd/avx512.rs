@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::Simd;
 
@@ -68,6 +68,38 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
             let first = _mm512_slli_epi32::<16>(both);
             let second = _mm512_and_si512(both, _mm512_set1_epi32(0xffff_0000_u32 as i32));
             (_mm512_castsi512_ps(first), _mm512_castsi512_ps(second))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16_pairs(p: *mut bf16, a: __m512, b: __m512) {
+        unsafe {
+            let (low, high) = (to_bf16::<BF16>(a), to_bf16::<BF16>(b));
+            let low = _mm512_cvtepu16_epi32(low);
+            let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
+            _mm512_storeu_si512(p.cast(), _mm512_or_si512(low, high));
+        }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const f16) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles<const SHIFT: u32>(p: *const u32) -> __m512 {
+        unsafe {
+            // The lookup reads only the lowest four bits of each lane.
+            let values = _mm512_setr_ps(
+                0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0,
+            );
+            let words = _mm512_loadu_si512(p.cast());
+            _mm512_permutexvar_ps(_mm512_srli_epi32::<SHIFT>(words), values)
         }
     }
     #[inline(always)]

@@ -14,7 +14,7 @@ pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use crate::Isa;
 
@@ -69,6 +69,57 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     }
     /// Load 32 values `a0 b0 a1 b1 …` as `(a, b)`.
     unsafe fn load_bf16_pairs(p: *const bf16) -> (Self::F, Self::F);
+
+    /// Store 32 values `a0 b0 a1 b1 …`, rounded as by `store_bf16`.
+    #[inline(always)]
+    unsafe fn store_bf16_pairs(p: *mut bf16, a: Self::F, b: Self::F) {
+        let (mut first, mut second) = ([bf16::ZERO; LANES], [bf16::ZERO; LANES]);
+        // SAFETY: the caller promises 32 writable values.
+        unsafe {
+            Self::store_bf16(first.as_mut_ptr(), a);
+            Self::store_bf16(second.as_mut_ptr(), b);
+            for lane in 0..LANES {
+                *p.add(2 * lane) = first[lane];
+                *p.add(2 * lane + 1) = second[lane];
+            }
+        }
+    }
+    /// Ask for a cache line that will be read soon, wherever the pointer points.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const u8) {}
+    /// Sixteen f16 values, exactly.
+    #[inline(always)]
+    unsafe fn load_f16(p: *const f16) -> Self::F {
+        let mut full = [0.0; LANES];
+        // SAFETY: the caller promises sixteen readable values.
+        unsafe {
+            full.iter_mut().enumerate().for_each(|(lane, v)| *v = p.add(lane).read_unaligned().to_f32());
+            Self::load(full.as_ptr())
+        }
+    }
+    /// Sixteen signed bytes as f32.
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self::F {
+        let mut full = [0.0; LANES];
+        // SAFETY: the caller promises sixteen readable values.
+        unsafe {
+            full.iter_mut().enumerate().for_each(|(lane, v)| *v = f32::from(*p.add(lane)));
+            Self::load(full.as_ptr())
+        }
+    }
+    /// Four signed bits of each of sixteen words, those from bit `SHIFT` on, as f32.
+    #[inline(always)]
+    unsafe fn load_nibbles<const SHIFT: u32>(p: *const u32) -> Self::F {
+        let mut full = [0.0; LANES];
+        // SAFETY: the caller promises sixteen readable words.
+        unsafe {
+            for (lane, v) in full.iter_mut().enumerate() {
+                let word = p.add(lane).read_unaligned();
+                *v = ((word << (28 - SHIFT)) as i32 >> 28) as f32;
+            }
+            Self::load(full.as_ptr())
+        }
+    }
 
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
@@ -189,21 +240,21 @@ impl Isa {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 unsafe fn on_avx512<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the caller has checked these features.
     unsafe { kernel.run::<Avx512<false>>() }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
 unsafe fn on_amx<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the caller has checked these features.
     unsafe { kernel.run::<Avx512<true>>() }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn on_avx2<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the caller has checked these features.
     unsafe { kernel.run::<Avx2>() }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::arch::{MARKER, SynthArch};
 use super::random::Stream;
 use super::tensor::SynthTensor;
+use crate::safetensors_file::header_json;
 
 /// Bytes generated and written at once.
 const PIECE: usize = 1 << 20;
@@ -188,7 +189,8 @@ fn write_shard(
     wrote: &mut dyn FnMut(u64),
 ) -> Result<(), SynthError> {
     write_whole(path, &mut |file| {
-        let header = header(tensors);
+        let header =
+            header_json(tensors.iter().map(|t| (&t.name[..], t.dtype.name(), &t.shape[..], t.bytes())));
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(header.as_bytes())?;
         let mut piece = vec![0; PIECE];
@@ -218,25 +220,6 @@ fn write_tensor(
         wrote(len as u64);
     }
     Ok(())
-}
-
-/// The safetensors header, padded with spaces so that the data is aligned.
-fn header(tensors: &[SynthTensor]) -> String {
-    let mut map = serde_json::Map::new();
-    map.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
-    let mut begin = 0;
-    for tensor in tensors {
-        let end = begin + tensor.bytes();
-        let entry =
-            json!({ "dtype": tensor.dtype.name(), "shape": tensor.shape, "data_offsets": [begin, end] });
-        map.insert(tensor.name.clone(), entry);
-        begin = end;
-    }
-    let mut header = Value::Object(map).to_string();
-    while !header.len().is_multiple_of(8) {
-        header.push(' ');
-    }
-    header
 }
 
 /// Write under another name, then rename; remove what is there if it fails.

@@ -1,0 +1,331 @@
+//! Products with quantized matrices.
+//!
+//! Codes become f32 in registers and are multiplied with f32 activations; activations are not quantized.
+//! An output is a sum over groups of 32 `k`, in order, of `scale * (chain of fused multiply-adds over the
+//! codes of the group)`. That order does not depend on the tile, so on AVX2 and AVX-512 a row has the
+//! same bits alone and beside others, and as the rounding of each step is fixed, on both sets as well.
+//!
+//! On AMX several rows go through the bf16 tiles: each pair of panels is expanded to bf16 once for all
+//! rows, in scratch that stays in the second-level cache. A single row is bound by memory and takes the
+//! AVX-512 path instead. So there a row of a prefill has the same bits whatever the chunk, as long as
+//! it has at least two rows, and differs from the same row alone by the rounding of its weights to bf16.
+
+use half::f16;
+use ocelli_plan::BlockFormat;
+
+use super::Left;
+use super::epilogue::Epilogue;
+use super::tile::{Rows, rank_one};
+use crate::buffer::CACHE_LINE;
+use crate::simd::{LANES, Simd};
+
+/// `k` of one group.
+const GROUP: usize = BlockFormat::GROUP;
+
+/// Panels of sixteen quantized columns: the codes of all groups, then their f16 scales `[groups][16]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Blocks {
+    pub(crate) at: *const u8,
+    /// Bytes from one panel to the next.
+    pub(crate) panel_stride: usize,
+    /// Groups of a column.
+    pub(crate) groups: usize,
+}
+
+/// How the codes of a group are laid out.
+pub(crate) trait Codes: 'static {
+    /// Bytes of one group of sixteen columns.
+    const BYTES: usize;
+
+    /// Add `MR` rows times one group of `NP` panels, without its scales.
+    ///
+    /// # Safety
+    /// `MR` rows of 32 values at `x`, a group at each of `at`; the CPU has `S`.
+    unsafe fn add_group<S: Simd, const MR: usize, const NP: usize>(
+        x: *const f32,
+        stride: usize,
+        at: [*const u8; NP],
+        sums: &mut [[S::F; NP]; MR],
+    );
+
+    /// Write one group of a panel times its scales in bf16, pairs of `k` interleaved.
+    ///
+    /// # Safety
+    /// A group at `at`, room for 32 by 16 values at `to`; the CPU has `S`.
+    unsafe fn expand<S: Simd>(at: *const u8, scales: S::F, to: *mut half::bf16);
+}
+
+/// 8 bits: `[32][16]` bytes.
+pub(crate) struct Q8;
+
+/// 4 bits: `[4][16]` words of eight `k` each.
+pub(crate) struct Q4;
+
+impl Codes for Q8 {
+    const BYTES: usize = GROUP * LANES;
+
+    #[inline(always)]
+    unsafe fn add_group<S: Simd, const MR: usize, const NP: usize>(
+        x: *const f32,
+        stride: usize,
+        at: [*const u8; NP],
+        sums: &mut [[S::F; NP]; MR],
+    ) {
+        for k in 0..GROUP {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let mut panels = [S::zero(); NP];
+                for p in 0..NP {
+                    panels[p] = S::load_i8(at[p].add(k * LANES).cast());
+                }
+                rank_one::<S, MR, NP>(x.add(k), stride, panels, sums);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn expand<S: Simd>(at: *const u8, scales: S::F, to: *mut half::bf16) {
+        for k in (0..GROUP).step_by(2) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let even = S::mul(S::load_i8(at.add(k * LANES).cast()), scales);
+                let odd = S::mul(S::load_i8(at.add((k + 1) * LANES).cast()), scales);
+                S::store_bf16_pairs(to.add(k * LANES), even, odd);
+            }
+        }
+    }
+}
+
+impl Codes for Q4 {
+    const BYTES: usize = GROUP / 2 * LANES;
+
+    #[inline(always)]
+    unsafe fn add_group<S: Simd, const MR: usize, const NP: usize>(
+        x: *const f32,
+        stride: usize,
+        at: [*const u8; NP],
+        sums: &mut [[S::F; NP]; MR],
+    ) {
+        for word in 0..GROUP / 8 {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let x = x.add(8 * word);
+                let at = at.map(|at| at.add(word * 4 * LANES).cast());
+                add_nibbles::<S, 0, MR, NP>(x, stride, at, sums);
+                add_nibbles::<S, 4, MR, NP>(x.add(1), stride, at, sums);
+                add_nibbles::<S, 8, MR, NP>(x.add(2), stride, at, sums);
+                add_nibbles::<S, 12, MR, NP>(x.add(3), stride, at, sums);
+                add_nibbles::<S, 16, MR, NP>(x.add(4), stride, at, sums);
+                add_nibbles::<S, 20, MR, NP>(x.add(5), stride, at, sums);
+                add_nibbles::<S, 24, MR, NP>(x.add(6), stride, at, sums);
+                add_nibbles::<S, 28, MR, NP>(x.add(7), stride, at, sums);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn expand<S: Simd>(at: *const u8, scales: S::F, to: *mut half::bf16) {
+        for word in 0..GROUP / 8 {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let at = at.add(word * 4 * LANES).cast();
+                let to = to.add(word * 8 * LANES);
+                expand_nibbles::<S, 0, 4>(at, scales, to);
+                expand_nibbles::<S, 8, 12>(at, scales, to.add(2 * LANES));
+                expand_nibbles::<S, 16, 20>(at, scales, to.add(4 * LANES));
+                expand_nibbles::<S, 24, 28>(at, scales, to.add(6 * LANES));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn add_nibbles<S: Simd, const SHIFT: u32, const MR: usize, const NP: usize>(
+    x: *const f32,
+    stride: usize,
+    at: [*const u32; NP],
+    sums: &mut [[S::F; NP]; MR],
+) {
+    // SAFETY: the caller's promise: sixteen words at each of `at`, `MR` rows at `x`.
+    unsafe {
+        let mut panels = [S::zero(); NP];
+        for p in 0..NP {
+            panels[p] = S::load_nibbles::<SHIFT>(at[p]);
+        }
+        rank_one::<S, MR, NP>(x, stride, panels, sums);
+    }
+}
+
+#[inline(always)]
+unsafe fn expand_nibbles<S: Simd, const EVEN: u32, const ODD: u32>(
+    at: *const u32,
+    scales: S::F,
+    to: *mut half::bf16,
+) {
+    // SAFETY: the caller's promise: sixteen words at `at`, room for 32 values.
+    unsafe {
+        let even = S::mul(S::load_nibbles::<EVEN>(at), scales);
+        let odd = S::mul(S::load_nibbles::<ODD>(at), scales);
+        S::store_bf16_pairs(to, even, odd);
+    }
+}
+
+/// The product with some panels, on whatever the rows were staged for.
+///
+/// # Safety
+/// As for [`super::multiply`].
+#[inline(always)]
+pub(super) unsafe fn multiply<S: Simd, C: Codes, E: Epilogue>(
+    left: Left,
+    b: Blocks,
+    panels: std::ops::Range<usize>,
+    epilogue: &E,
+    first_row: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match left {
+            Left::F32(rows) => product::<S, C, E>(rows, b, panels, epilogue, first_row),
+            #[cfg(target_arch = "x86_64")]
+            Left::Tiles(rows) => tiles_product::<S, C, E>(rows, b, panels, epilogue, first_row),
+        }
+    }
+}
+
+/// Multiply all rows, padded with zeros to whole groups, with some panels, as [`super::product`] does.
+///
+/// # Safety
+/// Rows and panels are readable, the epilogue may write its outputs, the CPU has `S`.
+#[inline(always)]
+unsafe fn product<S: Simd, C: Codes, E: Epilogue>(
+    a: Rows,
+    b: Blocks,
+    panels: std::ops::Range<usize>,
+    epilogue: &E,
+    first_row: usize,
+) {
+    let mut panel = panels.start;
+    // SAFETY: the caller's promise, for each part.
+    unsafe {
+        // One row is bound by memory: several panels at once hide the latency of the chain.
+        while a.rows == 1 && panel + 4 <= panels.end {
+            tile::<S, C, E, 1, 4>(a, b, 0, panel, epilogue, first_row);
+            panel += 4;
+        }
+        while panel + 2 <= panels.end {
+            two_panels::<S, C, E>(a, b, panel, epilogue, first_row);
+            panel += 2;
+        }
+        if E::GROUP == 1 && panel < panels.end {
+            for r in 0..a.rows {
+                tile::<S, C, E, 1, 1>(a, b, r, panel, epilogue, first_row);
+            }
+        }
+    }
+}
+
+/// All rows against two panels: a few rows at a time share the work of unpacking.
+#[inline(always)]
+unsafe fn two_panels<S: Simd, C: Codes, E: Epilogue>(
+    a: Rows,
+    b: Blocks,
+    panel: usize,
+    e: &E,
+    first_row: usize,
+) {
+    let mut r = 0;
+    while r < a.rows {
+        // SAFETY: the tile's rows are among `a.rows`.
+        r += unsafe {
+            if S::TILE_ROWS >= 12 && r + 6 <= a.rows {
+                tile::<S, C, E, 6, 2>(a, b, r, panel, e, first_row)
+            } else if S::TILE_ROWS < 12 && r + 2 <= a.rows {
+                tile::<S, C, E, 2, 2>(a, b, r, panel, e, first_row)
+            } else {
+                tile::<S, C, E, 1, 2>(a, b, r, panel, e, first_row)
+            }
+        };
+    }
+}
+
+/// `MR` rows from row `r` times `NP` panels from `panel`; returns `MR`.
+#[inline(always)]
+unsafe fn tile<S: Simd, C: Codes, E: Epilogue, const MR: usize, const NP: usize>(
+    a: Rows,
+    b: Blocks,
+    r: usize,
+    panel: usize,
+    epilogue: &E,
+    first_row: usize,
+) -> usize {
+    // SAFETY: the caller's promise: rows `r..r + MR`, panels `panel..panel + NP`, all groups.
+    unsafe {
+        let mut sums = [[S::zero(); NP]; MR];
+        let rows = a.at.add(r * a.stride);
+        let mut codes = [b.at; NP];
+        let mut scales = [b.at.cast::<f16>(); NP];
+        for p in 0..NP {
+            codes[p] = b.at.add((panel + p) * b.panel_stride);
+            scales[p] = codes[p].add(b.groups * C::BYTES).cast();
+        }
+        for group in 0..b.groups {
+            if MR == 1 {
+                // Panels are short: hardware has hardly found their streams when they end.
+                for p in 0..NP {
+                    let next = NP * b.panel_stride;
+                    for line in (0..C::BYTES).step_by(CACHE_LINE) {
+                        S::prefetch(codes[p].wrapping_add(next + line));
+                    }
+                    S::prefetch(scales[p].cast::<u8>().wrapping_add(next));
+                }
+            }
+            let mut part = [[S::zero(); NP]; MR];
+            C::add_group::<S, MR, NP>(rows.add(group * GROUP), a.stride, codes, &mut part);
+            for p in 0..NP {
+                let scale = S::load_f16(scales[p]);
+                for i in 0..MR {
+                    sums[i][p] = S::fma(scale, part[i][p], sums[i][p]);
+                }
+                codes[p] = codes[p].add(C::BYTES);
+                scales[p] = scales[p].add(LANES);
+            }
+        }
+        epilogue.finish::<S, MR, NP>(first_row + r, panel * LANES, sums);
+    }
+    MR
+}
+
+/// The same with bf16 tiles, two panels at a time.
+///
+/// # Safety
+/// As for [`product`]; AMX is available.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn tiles_product<S: Simd, C: Codes, E: Epilogue>(
+    a: super::amx::BfRows,
+    b: Blocks,
+    panels: std::ops::Range<usize>,
+    epilogue: &E,
+    first_row: usize,
+) {
+    let panel_len = b.groups * GROUP * LANES;
+    let mut memory = crate::scratch::Scratch::take(panel_len);
+    let expanded: *mut half::bf16 = memory.as_mut_ptr().cast();
+    for first in panels.clone().step_by(2) {
+        let pair = first..panels.end.min(first + 2);
+        // SAFETY: the caller's promise; the scratch holds two panels in bf16.
+        unsafe {
+            for panel in pair.clone() {
+                let codes = b.at.add(panel * b.panel_stride);
+                let scales: *const f16 = codes.add(b.groups * C::BYTES).cast();
+                for group in 0..b.groups {
+                    let to = expanded.add((panel - first) * panel_len + group * GROUP * LANES);
+                    C::expand::<S>(codes.add(group * C::BYTES), S::load_f16(scales.add(group * LANES)), to);
+                }
+            }
+            let columns =
+                super::Columns { at: expanded.cast_const(), panel_stride: panel_len, k_stride: LANES, first };
+            super::amx::product::<S, E>(a, columns, pair, epilogue, first_row);
+        }
+    }
+}
