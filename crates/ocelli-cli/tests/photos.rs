@@ -334,8 +334,8 @@ fn a_run_that_is_killed_again_and_again_goes_on() {
             .stderr(Stdio::null())
             .spawn()
             .expect("ocelli starts");
-        // About a twelfth of the whole, more or less.
-        let pause = 20 + random.next() % (count as u64 / 6).max(200);
+        // Ten of these are less than the whole takes.
+        let pause = 20 + random.next() % (count as u64 / 16).max(100);
         std::thread::sleep(Duration::from_millis(pause));
         if child.try_wait().expect("status").is_some() {
             break;
@@ -349,8 +349,9 @@ fn a_run_that_is_killed_again_and_again_goes_on() {
         before = now;
     }
     assert!(kills > 0, "the run was over before the first kill");
+    // 1 for the files that are no pictures, 0 where an earlier run had told of them already.
     let last = photos.run(&args);
-    assert_exit(&last, 1);
+    assert!(matches!(last.status.code(), Some(0 | 1)), "{}", stderr(&last));
     let stats = one(&photos.run(&["stats", "--json"]));
     let number = |field: &str| stats[field].as_u64().expect("number") as usize;
     assert_eq!((number("pictures"), number("files"), number("failures")), (count, count, BROKEN));

@@ -204,7 +204,7 @@ mod tests {
         // p = (1/2, 1/2), q = (3/4, 1/4).
         let expected = 0.5 * (0.5_f64 / 0.75).ln() + 0.5 * (0.5_f64 / 0.25).ln();
         assert!((kl_divergence(&want, &[3f32.ln(), 0.0]) - expected).abs() < 1e-6);
-        assert_eq!(kl_divergence(&want, &[5.0, 5.0]), 0.0);
+        assert!(kl_divergence(&want, &[5.0, 5.0]) < 1e-12);
         assert!(kl_divergence(&want, &[f32::NAN, 0.0]).is_nan());
     }
 

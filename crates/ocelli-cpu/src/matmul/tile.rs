@@ -5,6 +5,9 @@ use half::bf16;
 use super::epilogue::Epilogue;
 use crate::simd::{LANES, Simd};
 
+/// How far ahead one row asks for its panels.
+const PREFETCH_BYTES: usize = 2048;
+
 /// Rows of the left factor in f32 memory.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows {
@@ -165,6 +168,12 @@ unsafe fn tile<S: Simd, B: Panel, E: Epilogue, const MR: usize, const NP: usize>
             let at = columns.add(pair * 2 * b.k_stride);
             let x = rows.add(2 * pair);
             let mut panels = [S::zero(); NP];
+            if MR == 1 {
+                // Bound by memory: where pages are small, the hardware stops at the end of each.
+                for p in 0..NP {
+                    S::prefetch(at.add(p * b.panel_stride).cast::<u8>().wrapping_add(PREFETCH_BYTES));
+                }
+            }
             for p in 0..NP {
                 panels[p] = B::load_even::<S>(at.add(p * b.panel_stride));
             }
