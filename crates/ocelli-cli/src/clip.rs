@@ -14,6 +14,7 @@ use crate::args::{ClassifyArgs, ClipArgs, Device, Dtype, EmbedArgs, OrientationA
 use crate::home::{find, packed};
 use crate::labels::LabelSet;
 use crate::message::{message, printable};
+use crate::whole::replace;
 
 /// Files that a folder is searched for.
 const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
@@ -271,13 +272,7 @@ impl<'a> Embeddings<'a> {
     /// Write the file aside and rename it, so that no half file is left.
     fn finish(self) -> anyhow::Result<()> {
         let Some(path) = self.file else { return Ok(()) };
-        let aside = path.with_extension("partial");
-        let written = self.write(&aside, path).and_then(|()| Ok(std::fs::rename(&aside, path)?));
-        if written.is_err() {
-            // What is left of it is of no use; that it stays is a lesser evil than another error.
-            let _ = std::fs::remove_file(&aside);
-        }
-        written.with_context(|| format!("writing {}", path.display()))?;
+        replace(path, |aside| self.write(aside, path))?;
         eprintln!("wrote {} embeddings of {} values to {}", self.inputs.len(), self.dim, path.display());
         Ok(())
     }

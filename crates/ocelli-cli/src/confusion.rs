@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use image::{ImageFormat, Rgb, RgbImage};
 
-use crate::home::write_whole;
+use crate::whole::write_whole;
 
 /// More would make a picture that nobody can open.
 const MOST_CLASSES: usize = 4096;

@@ -1,6 +1,5 @@
 //! Where models live and how a name finds one.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -43,28 +42,6 @@ pub fn models() -> PathBuf {
 /// The folder of the label sets.
 pub fn label_sets() -> PathBuf {
     home().join("labels")
-}
-
-/// Write a file aside and rename it, so that nobody ever finds half of it.
-///
-/// # Errors
-/// When it cannot be written; nothing is left of it then.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".{}.partial", std::process::id()));
-    let aside = PathBuf::from(aside);
-    let write = || {
-        let mut file = std::fs::File::create(&aside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&aside, path)
-    };
-    let written = write();
-    if written.is_err() {
-        // What is left of it is of no use; that it stays is a lesser evil than another error.
-        let _ = std::fs::remove_file(&aside);
-    }
-    written.with_context(|| format!("writing {}", path.display()))
 }
 
 /// Where packed weights are kept; `None` where `OCELLI_PACKED=off` says so.

@@ -13,9 +13,10 @@ use serde_json::json;
 
 use crate::args::{ClipArgs, OrientationArg, SaveLabelsArgs};
 use crate::clip::{chosen_templates, labels, load};
-use crate::home::{label_sets, write_whole};
+use crate::home::label_sets;
 use crate::message::{message, printable, size};
 use crate::progress::CountProgress;
+use crate::whole::write_whole;
 
 /// The version of the files.
 const FORMAT: u32 = 1;

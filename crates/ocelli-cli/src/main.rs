@@ -12,6 +12,7 @@ mod clip;
 mod confusion;
 mod eval;
 mod home;
+mod html;
 mod hub;
 mod inspect_clip;
 mod kept;
@@ -23,6 +24,7 @@ mod progress;
 mod pull;
 mod quantize;
 mod report;
+mod whole;
 
 use std::process::ExitCode;
 

@@ -81,15 +81,8 @@ impl Index {
         progress: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Graph> {
         let graph = Graph::build(vectors, progress)?;
-        let path = self.beside(ENDING);
-        let aside = self.beside(&format!("{ENDING}.{}.partial", std::process::id()));
-        let written =
-            graph.write(&aside).and_then(|()| std::fs::rename(&aside, &path).map_err(IndexError::io(&path)));
-        if written.is_err() {
-            // Nothing depends on it.
-            let _ = std::fs::remove_file(&aside);
-        }
-        written.map(|()| graph)
+        self.replace_beside(ENDING, |aside| graph.write(aside))?;
+        Ok(graph)
     }
 }
 

@@ -141,6 +141,23 @@ impl Index {
         beside(&self.path, ending)
     }
 
+    /// Replace a file beside the database by one that `write` makes under another name; several processes may do so
+    /// at once.
+    ///
+    /// # Errors
+    /// What `write` returns, or when its file cannot be renamed; nothing is left of it then.
+    pub(crate) fn replace_beside(&self, ending: &str, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let (path, aside) =
+            (self.beside(ending), self.beside(&format!("{ending}.{}.partial", std::process::id())));
+        let written =
+            write(&aside).and_then(|()| std::fs::rename(&aside, &path).map_err(IndexError::io(&path)));
+        if written.is_err() {
+            // Nothing depends on it.
+            let _ = std::fs::remove_file(&aside);
+        }
+        written
+    }
+
     /// Fail unless `config` is what the index was made with.
     ///
     /// # Errors

@@ -87,11 +87,17 @@ impl Index {
             encoding: self.config().encoding,
         };
         let path = self.beside(ENDING);
-        if let Some(vectors) = Vectors::read_state(&path, header) {
+        if let Some(vectors) = Vectors::read(&path, header) {
             return Ok(vectors);
         }
         header.count = self.len()?;
-        if self.write_vectors(&path, header).is_ok()
+        let written = self.replace_beside(ENDING, |aside| {
+            let file = File::create(aside).map_err(IndexError::io(aside))?;
+            let mut file = BufWriter::with_capacity(1 << 20, file);
+            self.copy_vectors(header, &mut file)?;
+            file.flush().map_err(IndexError::io(aside))
+        });
+        if written.is_ok()
             && let Some(vectors) = Vectors::read(&path, header)
         {
             return Ok(vectors);
@@ -100,24 +106,6 @@ impl Index {
         self.copy_vectors(header, &mut memory)?;
         Vectors::new(memory.finish(), header)
             .ok_or_else(|| crate::store::damaged(self.path(), "a picture has no vector".into()))
-    }
-
-    /// Write aside and rename; several processes may do so at once.
-    fn write_vectors(&self, path: &Path, header: Header) -> Result<()> {
-        let aside = self.beside(&format!("{ENDING}.{}.partial", std::process::id()));
-        let write = || {
-            let mut file =
-                BufWriter::with_capacity(1 << 20, File::create(&aside).map_err(IndexError::io(&aside))?);
-            self.copy_vectors(header, &mut file)?;
-            file.flush().map_err(IndexError::io(&aside))?;
-            std::fs::rename(&aside, path).map_err(IndexError::io(path))
-        };
-        let written = write();
-        if written.is_err() {
-            // Nothing depends on it.
-            let _ = std::fs::remove_file(&aside);
-        }
-        written
     }
 
     fn copy_vectors(&self, header: Header, to: &mut dyn Write) -> Result<()> {
@@ -176,15 +164,10 @@ impl Padded<'_> {
 impl Vectors {
     /// The file, if it is there, whole, and of this state of this index, however many pictures that has: counting
     /// them would take as long as reading them.
-    fn read_state(path: &Path, state: Header) -> Option<Self> {
+    fn read(path: &Path, state: Header) -> Option<Self> {
         let bytes = Bytes::map(path).ok()?;
         let count = u64::from_le_bytes(bytes.as_slice().get(24..32)?.try_into().ok()?);
         Self::new(bytes, Header { count: usize::try_from(count).ok()?, ..state })
-    }
-
-    /// The file, if it is as it was just written.
-    fn read(path: &Path, header: Header) -> Option<Self> {
-        Self::new(Bytes::map(path).ok()?, header)
     }
 
     fn new(bytes: Bytes, header: Header) -> Option<Self> {

@@ -203,24 +203,22 @@ impl PhotoSearch {
         }
         let path = expand_home(text);
         let bytes = std::fs::read(&path).map_err(|source| PhotoError::Io { path: path.clone(), source })?;
-        // A picture of the index needs no model.
-        let hash = ocelli_index::hash(&bytes);
+        self.picture_vector(&bytes).map_err(|error| match error {
+            PhotoError::Image(error) => ocelli::ImageError::InFile { path, source: Box::new(error) }.into(),
+            other => other,
+        })
+    }
+
+    /// The vector of a picture: of the index, where that has it, else of the model.
+    fn picture_vector(&self, bytes: &[u8]) -> Result<Vec<f32>, PhotoError> {
+        let hash = ocelli_index::hash(bytes);
         let known = self.with_index(|open| match open.index.picture_with(&hash)? {
             Some(id) => Ok(Some(open.index.vector(id)?)),
             None => Ok(None),
         })?;
-        match known {
-            Some(vector) => Ok(vector),
-            None => self.picture_vector(&bytes).map_err(|error| match error {
-                PhotoError::Image(error) => {
-                    ocelli::ImageError::InFile { path, source: Box::new(error) }.into()
-                }
-                other => other,
-            }),
+        if let Some(vector) = known {
+            return Ok(vector);
         }
-    }
-
-    fn picture_vector(&self, bytes: &[u8]) -> Result<Vec<f32>, PhotoError> {
         let (pixels, _) = photo::read(bytes, &DecodeOptions::default())?;
         let model = self.model()?;
         Ok(model.embed_images(&[model.prepare_image(&pixels)])?.remove(0))
@@ -232,7 +230,8 @@ impl PhotoSearch {
             return Ok(model);
         }
         let model = (self.load)()?;
-        let (stored, asked) = (Index::open(&self.path)?.config().model.clone(), model.identity());
+        let stored = self.with_index(|open| Ok(open.index.config().model.clone()))?;
+        let asked = model.identity();
         if stored != asked {
             return Err(PhotoError::OtherModel { stored, asked });
         }

@@ -29,11 +29,9 @@ pub struct Checkpoint {
     pub config: FastVlmConfig,
     /// What happened to each tensor.
     pub report: LoadReport,
-    /// Tells checkpoints apart, whatever their names.
-    pub fingerprint: u64,
-    /// Changes with every write to a file, too.
-    pub state: u64,
     weights: Weights,
+    /// Those of the model, and those of the tower where that is another checkpoint's.
+    files: Vec<TensorFiles>,
     /// Our names by the keys of tensors that are taken as they are.
     ours: BTreeMap<String, String>,
 }
@@ -87,19 +85,24 @@ impl Checkpoint {
         if !report.is_complete() {
             return Err(LoadError::Tensors(Box::new(report)));
         }
-        let sources = [Some(&main), other.as_ref()].into_iter().flatten();
-        let both = |number: fn(&TensorFiles) -> u64| {
-            sources.clone().fold(0_u64, |all, source| all.rotate_left(17) ^ number(&source.files))
-        };
-        let (fingerprint, state) = (both(TensorFiles::fingerprint), both(TensorFiles::state));
-        Ok(Self {
-            config,
-            report,
-            fingerprint,
-            state,
-            weights: Weights::new(bound.tensors),
-            ours: bound.ours,
-        })
+        let weights = Weights::new(bound.tensors);
+        let ours = bound.ours;
+        let files = [Some(main), other].into_iter().flatten().map(|source| source.files).collect();
+        Ok(Self { config, report, weights, files, ours })
+    }
+
+    /// A number that tells checkpoints apart, whatever their names. Reads the first bytes of every tensor.
+    pub fn fingerprint(&self) -> u64 {
+        self.over_files(TensorFiles::fingerprint)
+    }
+
+    /// A number that changes with every write to a file.
+    pub fn state(&self) -> u64 {
+        self.over_files(TensorFiles::state)
+    }
+
+    fn over_files(&self, number: fn(&TensorFiles) -> u64) -> u64 {
+        self.files.iter().fold(0, |all: u64, files| all.rotate_left(17) ^ number(files))
     }
 
     /// Our name of a tensor that is taken from the files as it is.

@@ -118,10 +118,7 @@ pub struct ClipCheckpoint {
     pub config: ClipConfig,
     /// What happened to each tensor.
     pub report: LoadReport,
-    /// Tells checkpoints apart, whatever their names: embeddings of two of them cannot be compared.
-    pub fingerprint: u64,
-    /// Changes with every write to a file, too.
-    pub state: u64,
+    files: TensorFiles,
     weights: Weights,
 }
 
@@ -160,6 +157,17 @@ impl ClipCheckpoint {
         let architecture = JsonFile::read(&path.join("config.json")).ok();
         let timm = architecture.is_some_and(|c| c.value.get("architecture").is_some_and(Value::is_string));
         path.join(CONFIG).is_file() || timm || weight_file(path).is_some()
+    }
+
+    /// A number that tells checkpoints apart, whatever their names: embeddings of two of them cannot be compared. Reads
+    /// the first bytes of every tensor.
+    pub fn fingerprint(&self) -> u64 {
+        self.files.fingerprint()
+    }
+
+    /// A number that changes with every write to a file.
+    pub fn state(&self) -> u64 {
+        self.files.state()
     }
 
     /// The weights, for inspection.
@@ -357,8 +365,7 @@ fn bind<'a>(
     };
     let name = directory_name(dir);
     let config = ClipConfig { family, name, embed_dim, image, tower, text, logit_scale };
-    let (fingerprint, state) = (source.files.fingerprint(), source.files.state());
-    Ok(ClipCheckpoint { config, report, fingerprint, state, weights })
+    Ok(ClipCheckpoint { config, report, files: source.files.clone(), weights })
 }
 
 fn check(sizes: &Sizes, size: Size, field: &'static str, config: Option<usize>) -> Result<(), LoadError> {

@@ -14,6 +14,7 @@ mod config;
 mod convert;
 mod error;
 mod family;
+mod fnv;
 pub mod names;
 mod pt;
 mod quantization;
@@ -31,6 +32,7 @@ pub use clip::{ClipCheckpoint, ClipConfig, ClipImageConfig, ClipTextConfig, Clip
 pub use config::{FastVlmConfig, VisionInfo};
 pub use error::LoadError;
 pub use family::Family;
+pub use fnv::Fnv;
 pub use pt::{PtError, parse_pt};
 pub use quantize::{QuantPolicy, QuantizeError, quantized, write_quantized};
 pub use report::{LoadReport, Misshapen};

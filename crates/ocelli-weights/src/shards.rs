@@ -7,13 +7,14 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use crate::error::LoadError;
+use crate::fnv::Fnv;
 use crate::safetensors_file::{MappedFile, TensorInfo};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// Mapped files and their tensors by the names the files use.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct TensorFiles {
     pub(crate) files: Vec<Arc<MappedFile>>,
     /// Tensor name to the position of its file in `files`.
@@ -78,33 +79,30 @@ impl TensorFiles {
     /// little, and changes when a model is trained further or stored in another type.
     pub(crate) fn fingerprint(&self) -> u64 {
         const FIRST_BYTES: usize = 256;
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        let mut add = |bytes: &[u8]| {
-            bytes.iter().for_each(|&b| hash = (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-        };
+        let mut hash = Fnv::default();
         for (name, &file) in &self.owner {
             let file = &self.files[file];
-            add(name.as_bytes());
+            hash.add(name.as_bytes());
             if let Some(info) = file.header.tensors.get(name) {
-                info.shape.iter().for_each(|&dim| add(&(dim as u64).to_le_bytes()));
-                add(&file.bytes()[info.bytes.start..info.bytes.end.min(info.bytes.start + FIRST_BYTES)]);
+                info.shape.iter().for_each(|&dim| hash.add(&(dim as u64).to_le_bytes()));
+                hash.add(&file.bytes()[info.bytes.start..info.bytes.end.min(info.bytes.start + FIRST_BYTES)]);
             }
         }
-        hash
+        hash.value()
     }
 
-    /// As [`Self::fingerprint`], and changes with every write to a file, also one that it does not see.
+    /// A number that changes with every write to a file, also one that [`Self::fingerprint`] does not see: of lengths
+    /// and times.
     pub(crate) fn state(&self) -> u64 {
-        let mut state = self.fingerprint();
+        let mut hash = Fnv::default();
         for file in &self.files {
             let Ok(metadata) = std::fs::metadata(&file.path) else { continue };
             let modified =
                 metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
-            for number in [metadata.len(), modified.map_or(0, |t| t.as_nanos() as u64)] {
-                state = (state ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
-            }
+            hash.add(&metadata.len().to_le_bytes());
+            hash.add(&modified.map_or(0, |t| t.as_nanos()).to_le_bytes());
         }
-        state
+        hash.value()
     }
 
     /// Whether any name begins with `prefix`.

@@ -144,7 +144,7 @@ impl FastVlm {
         let packed = options.packed_dir.as_deref().map(|packed| {
             PackedCache::new(
                 packed,
-                (checkpoint.fingerprint, checkpoint.state),
+                (checkpoint.fingerprint(), checkpoint.state()),
                 options.dtype,
                 source.block_format(FIRST_MATRIX),
             )

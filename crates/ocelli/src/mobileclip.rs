@@ -9,7 +9,7 @@ use ocelli_image::{ClipPreprocess, DecodeOptions, Filter, ResizeMode, Rgb8};
 use ocelli_models::{ClipTextShape, VitShape, clip_text, mci, token_head, vit};
 use ocelli_plan::{DType, Plan, PlanBuilder, PlanError, WeightSource};
 use ocelli_text::{ClipTokenizer, ClipTokens};
-use ocelli_weights::{ClipCheckpoint, ClipConfig, ClipTower, Interpolation};
+use ocelli_weights::{ClipCheckpoint, ClipConfig, ClipTower, Fnv, Interpolation};
 
 use crate::Error;
 use crate::fastvlm::{Stage as Prepared, lock, ms_since, named};
@@ -101,7 +101,7 @@ impl MobileClip {
         let device = CpuDevice::new(isa, options.dtype, options.threads);
         let weights = CpuWeights::new(device, Arc::clone(&source));
         let packed = options.packed_dir.as_deref().map(|packed| {
-            PackedCache::new(packed, (checkpoint.fingerprint, checkpoint.state), options.dtype, None)
+            PackedCache::new(packed, (checkpoint.fingerprint(), checkpoint.state()), options.dtype, None)
         });
         if let Some(packed) = &packed {
             packed.open(&weights);
@@ -118,7 +118,7 @@ impl MobileClip {
             resize_mode: if image.squash { ResizeMode::Squash } else { ResizeMode::Shortest },
         };
         Ok(Self {
-            fingerprint: checkpoint.fingerprint,
+            fingerprint: checkpoint.fingerprint(),
             config: checkpoint.config,
             preprocess,
             weights,
@@ -166,7 +166,7 @@ impl MobileClip {
     /// As for [`Self::embed_texts`].
     pub fn text_fingerprint(&self) -> Result<String, Error> {
         let text = self.config.text.as_ref().ok_or(Error::NoTextTower)?;
-        let mut hash = Fnv::new();
+        let mut hash = Fnv::default();
         let sizes = [text.context_length, text.vocab_size, text.layers, text.heads, usize::from(text.causal)];
         sizes.iter().for_each(|&size| hash.add(&(size as u64).to_le_bytes()));
         for id in self.tokenizer()?.encode(PROBE, text.context_length).ids {
@@ -182,7 +182,7 @@ impl MobileClip {
                 row.iter().for_each(|value| hash.add(&value.to_le_bytes()));
             }
         }
-        Ok(format!("{:016x}", hash.0))
+        Ok(format!("{:016x}", hash.value()))
     }
 
     /// Read a picture file.
@@ -443,36 +443,4 @@ fn normalised(mut v: Vec<f32>) -> Vec<f32> {
         v.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
     }
     v
-}
-
-/// The hash FNV-1a of 64 bits (Fowler, Noll, Vo), whose values stay the same in every version of ours.
-struct Fnv(u64);
-
-impl Fnv {
-    const fn new() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hash_is_fnv_1a() {
-        // Published test vectors of the function.
-        for (text, value) in
-            [("", 0xcbf2_9ce4_8422_2325), ("a", 0xaf63_dc4c_8601_ec8c), ("foobar", 0x8594_4171_f739_67e8)]
-        {
-            let mut hash = Fnv::new();
-            hash.add(text.as_bytes());
-            assert_eq!(hash.0, value, "{text}");
-        }
-    }
 }

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::plot::{Axis, Series, bars, chart, escape, number};
+use super::plot::{Axis, Series, bars, chart, number};
+use crate::html::escape;
 use crate::message::size;
 
 /// Colours of light and dark; nothing may be loaded.

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::html::escape;
+
 /// Size of a plot in its own units; the page scales it.
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 300.0;
@@ -35,11 +37,6 @@ pub struct Series {
     pub notes: Vec<String>,
     /// Joined by a line, or single dots.
     pub line: bool,
-}
-
-/// Text that is no markup.
-pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// A chart of points and lines; empty where there is nothing to show.

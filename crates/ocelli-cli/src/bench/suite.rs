@@ -9,7 +9,7 @@ use super::args::{SuiteArgs, TtftArgs};
 use super::record::Recorder;
 use super::subject::{Model, Vlm};
 use super::{embed, fastvlm, measure_memory, ops, page, pareto};
-use crate::home::write_whole;
+use crate::whole::write_whole;
 
 /// Tokens of the answers.
 const MAX_TOKENS: usize = 30;

@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::Context;
 use ocelli_photos::{Found, camera, path_of, thumbnail_of, when};
+
+use crate::html::escape;
+use crate::whole::write_whole;
 
 /// Longer side of the small copies.
 const SIDE: usize = 320;
@@ -21,18 +23,11 @@ small{display:block;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}";
 /// # Errors
 /// When the file cannot be written.
 pub fn write(file: &Path, query: &str, found: &[Found]) -> anyhow::Result<()> {
-    let page = page(query, found);
-    let aside = file.with_extension("partial");
-    let written = std::fs::write(&aside, page).and_then(|()| std::fs::rename(&aside, file));
-    if written.is_err() {
-        // What is left of it is of no use.
-        let _ = std::fs::remove_file(&aside);
-    }
-    written.with_context(|| format!("writing {}", file.display()))
+    write_whole(file, page(query, found).as_bytes())
 }
 
 fn page(query: &str, found: &[Found]) -> String {
-    let query = escaped(query);
+    let query = escape(query);
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>{query}</title><style>{STYLE}</style><h1>{query}: {} found</h1><ul>\n",
@@ -45,33 +40,20 @@ fn page(query: &str, found: &[Found]) -> String {
             None => "<span class=\"none\">cannot be read</span>".to_owned(),
         };
         let details = [when(&found.picture.details), camera(&found.picture.details)];
-        let details: Vec<String> = details.into_iter().flatten().map(|text| escaped(&text)).collect();
+        let details: Vec<String> = details.into_iter().flatten().map(|text| escape(&text)).collect();
         let name = Path::new(&path).file_name().unwrap_or_default().to_string_lossy().into_owned();
         // Writing to a string cannot fail.
         let _ = writeln!(
             page,
             "<li><a href=\"{}\">{image}</a><small title=\"{}\">{:.2} {}</small><small>{}</small></li>",
-            escaped(&file_url(&path)),
-            escaped(&path),
+            escape(&file_url(&path)),
+            escape(&path),
             found.score,
-            escaped(&name),
+            escape(&name),
             details.join(", ")
         );
     }
     page + "</ul></html>\n"
-}
-
-/// Text inside of HTML, in attributes too.
-fn escaped(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '&' => "&amp;".to_owned(),
-            '<' => "&lt;".to_owned(),
-            '>' => "&gt;".to_owned(),
-            '"' => "&quot;".to_owned(),
-            c => c.to_string(),
-        })
-        .collect()
 }
 
 /// RFC 8089: all but unreserved bytes are escaped.
@@ -118,7 +100,7 @@ mod tests {
 
     #[test]
     fn names_cannot_break_out_of_the_page() {
-        assert_eq!(escaped("<a b=\"&\">"), "&lt;a b=&quot;&amp;&quot;&gt;");
+        assert_eq!(escape("<a b=\"&\">"), "&lt;a b=&quot;&amp;&quot;&gt;");
         assert_eq!(file_url("/a b/ü%\"'.jpg"), "file:///a%20b/%C3%BC%25%22%27.jpg");
     }
 }

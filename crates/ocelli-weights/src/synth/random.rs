@@ -4,6 +4,7 @@
 use half::bf16;
 
 use super::tensor::{Fill, SynthDtype};
+use crate::fnv::Fnv;
 
 /// The stream of one tensor.
 pub(super) struct Stream {
@@ -13,7 +14,7 @@ pub(super) struct Stream {
 
 impl Stream {
     pub(super) fn new(seed: u64, tensor: &str) -> Self {
-        Self { key: mix(seed).wrapping_add(fnv1a(tensor)), counter: 0 }
+        Self { key: mix(seed).wrapping_add(hashed(tensor)), counter: 0 }
     }
 
     /// Four numbers evenly spread over -1..1; never 0, 1 or -1.
@@ -86,12 +87,11 @@ fn mix(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// FNV-1a of the name (Fowler, Noll, Vo), mixed so that similar names give unlike streams.
-fn fnv1a(name: &str) -> u64 {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    mix(hash)
+/// The hash of the name, mixed so that similar names give unlike streams.
+fn hashed(name: &str) -> u64 {
+    let mut hash = Fnv::default();
+    hash.add(name.as_bytes());
+    mix(hash.value())
 }
 
 #[cfg(test)]
