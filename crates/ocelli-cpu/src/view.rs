@@ -74,6 +74,59 @@ impl View {
         }
     }
 
+    /// As [`Self::load`], of `N` rows.
+    ///
+    /// # Safety
+    /// As for [`Self::load`].
+    #[inline(always)]
+    pub(crate) unsafe fn load_rows<S: Simd, const N: usize>(
+        self,
+        row: usize,
+        col: usize,
+        n: usize,
+    ) -> [S::F; N] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut values = [S::zero(); N];
+            if (self.kind, n) == (Kind::Bf16, LANES) {
+                for (i, v) in values.iter_mut().enumerate() {
+                    *v = S::load_bf16(self.row::<bf16>(row + i).add(col));
+                }
+            } else {
+                for (i, v) in values.iter_mut().enumerate() {
+                    *v = self.load::<S>(row + i, col, n);
+                }
+            }
+            values
+        }
+    }
+
+    /// As [`Self::store`], to `N` rows.
+    ///
+    /// # Safety
+    /// As for [`Self::store`].
+    #[inline(always)]
+    pub(crate) unsafe fn store_rows<S: Simd, const N: usize>(
+        self,
+        row: usize,
+        col: usize,
+        n: usize,
+        values: [S::F; N],
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if (self.kind, n) == (Kind::Bf16, LANES) {
+                for (i, &v) in values.iter().enumerate() {
+                    S::store_bf16(self.row::<bf16>(row + i).add(col), v);
+                }
+            } else {
+                for (i, &v) in values.iter().enumerate() {
+                    self.store::<S>(row + i, col, n, v);
+                }
+            }
+        }
+    }
+
     /// Copy `cols` values of a row from column `col` on to f32 memory.
     ///
     /// # Safety

@@ -32,7 +32,7 @@ const CONNECTIVITY: usize = 16;
 /// Nodes looked at when one is added.
 const EXPANSION_ADD: usize = 128;
 /// Nodes looked at for a search, at least.
-const EXPANSION_SEARCH: usize = 512;
+const EXPANSION_SEARCH: usize = 2048;
 /// A graph is used while at most this share of the pictures came or went after it was built.
 const STALE: f64 = 0.1;
 /// Below this share of the pictures a selection is searched exactly.

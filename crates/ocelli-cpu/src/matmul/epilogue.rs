@@ -2,9 +2,9 @@
 
 use ocelli_plan::Activation;
 
-use crate::math::{activate, sigmoid};
+use crate::math::{activate, gelu_bf16, sigmoid};
 use crate::simd::{LANES, Simd};
-use crate::view::View;
+use crate::view::{Kind, View};
 
 /// Takes a finished tile of sums.
 pub(crate) trait Epilogue: Sync {
@@ -45,26 +45,60 @@ impl Epilogue for Finish<'_> {
         col: usize,
         sums: [[S::F; NP]; MR],
     ) {
+        // Loops over rows inside of each choice, whose vectors are independent of each other. Not closures: see `Scratch`.
         for p in 0..NP {
             let c = col + p * LANES;
             let n = LANES.min(self.out.cols - c);
+            let mut v = [sums[0][p]; MR];
+            for (v, sums) in v.iter_mut().zip(&sums) {
+                *v = sums[p];
+            }
             // SAFETY: columns are inside of the output, vectors are padded to whole panels.
             unsafe {
-                let bias = self.bias.map(|b| S::load(b.as_ptr().add(c)));
-                let scale = self.scale.map(|s| S::load(s.as_ptr().add(c)));
-                for (i, sums) in sums.iter().enumerate() {
-                    let mut v = sums[p];
-                    if let Some(bias) = bias {
-                        v = S::add(v, bias);
+                if let Some(bias) = self.bias {
+                    let bias = S::load(bias.as_ptr().add(c));
+                    for v in &mut v {
+                        *v = S::add(*v, bias);
                     }
-                    v = activate::<S>(self.activation, v);
-                    if let Some(scale) = scale {
-                        v = S::mul(v, scale);
+                }
+                activate_rows::<S, MR>(self.activation, self.out.kind, &mut v);
+                if let Some(scale) = self.scale {
+                    let scale = S::load(scale.as_ptr().add(c));
+                    for v in &mut v {
+                        *v = S::mul(*v, scale);
                     }
-                    if let Some(residual) = self.residual {
-                        v = S::add(v, residual.load::<S>(row + i, c, n));
+                }
+                if let Some(residual) = self.residual {
+                    let residual = residual.load_rows::<S, MR>(row, c, n);
+                    for (v, residual) in v.iter_mut().zip(residual) {
+                        *v = S::add(*v, residual);
                     }
-                    self.out.store::<S>(row + i, c, n, v);
+                }
+                self.out.store_rows::<S, MR>(row, c, n, v);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn activate_rows<S: Simd, const MR: usize>(activation: Activation, out: Kind, v: &mut [S::F; MR]) {
+    // SAFETY: the caller guarantees the instruction set.
+    unsafe {
+        match (activation, out) {
+            (Activation::None, _) => {}
+            (Activation::Gelu, Kind::Bf16) => {
+                for v in v {
+                    *v = gelu_bf16::<S>(*v);
+                }
+            }
+            (Activation::Gelu, _) => {
+                for v in v {
+                    *v = activate::<S>(Activation::Gelu, *v);
+                }
+            }
+            (other, _) => {
+                for v in v {
+                    *v = activate::<S>(other, *v);
                 }
             }
         }
@@ -90,13 +124,14 @@ impl Epilogue for GateUp {
         for p in 0..NP / 2 {
             let c = col / 2 + p * LANES;
             let n = LANES.min(self.out.cols - c);
-            for (i, sums) in sums.iter().enumerate() {
-                let (gate, up) = (sums[2 * p], sums[2 * p + 1]);
-                // SAFETY: columns are inside of the output.
-                unsafe {
-                    let v = S::mul(S::mul(gate, sigmoid::<S>(gate)), up);
-                    self.out.store::<S>(row + i, c, n, v);
+            let mut v = [sums[0][0]; MR];
+            // SAFETY: columns are inside of the output.
+            unsafe {
+                for (v, sums) in v.iter_mut().zip(&sums) {
+                    let (gate, up) = (sums[2 * p], sums[2 * p + 1]);
+                    *v = S::mul(S::mul(gate, sigmoid::<S>(gate)), up);
                 }
+                self.out.store_rows::<S, MR>(row, c, n, v);
             }
         }
     }
