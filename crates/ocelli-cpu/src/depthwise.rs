@@ -1,21 +1,22 @@
 //! Depthwise convolution over NHWC maps.
 //!
-//! A task takes a band of output rows and a block of channels. It widens the input that it needs to
-//! f32 with the zero padding written out, so that the inner loop has no edges, then keeps a run of
-//! output pixels in registers while the taps go by.
+//! A task takes a band of output rows and a block of channels, a run of pixels and sixteen channels at a time. It
+//! widens the input that these need to f32 with the zero padding written out, so that the inner loop has no edges and
+//! reads from the first-level cache alone; then it keeps a row of the run in registers while the taps go by.
 
+use half::bf16;
 use ocelli_plan::Activation;
 
 use crate::Isa;
-use crate::math::activate;
+use crate::math::activate_rows;
 use crate::pool::Pool;
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::view::View;
+use crate::view::{Kind, View};
 
-/// Channels of a task: a staged band of them stays in the second-level cache.
+/// Channels of a task: a band of them stays in the second-level cache.
 const CHANNEL_BLOCK: usize = 4 * LANES;
-/// Output rows of a task: the `kernel - 1` rows that two bands share are staged twice.
+/// Output rows of a task: the `kernel - 1` rows that two bands share are read twice.
 const BAND_ROWS: usize = 16;
 
 /// One depthwise convolution. `x` is `[height * width, channels_in]`.
@@ -68,187 +69,194 @@ impl Kernel for BandTask<'_, '_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let conv = self.conv;
-        let first_row = self.band * BAND_ROWS;
-        let rows = BAND_ROWS.min(conv.out_height() - first_row);
-        let first_channel = self.block * CHANNEL_BLOCK;
-        let channels = CHANNEL_BLOCK.min(conv.out.cols - first_channel);
-        let lanes = channels.next_multiple_of(LANES);
-        let [kernel_height, kernel_width] = conv.kernel;
-        let staged_rows = (rows - 1) * conv.stride + kernel_height;
-        // The run of pixels in registers may reach beyond the last output: pad for it.
-        let run = S::CONV_PIXELS;
-        let out_width = conv.out_width().next_multiple_of(run);
-        let staged_width = (out_width - 1) * conv.stride + kernel_width;
-        let mut memory = Scratch::take(staged_rows * staged_width * lanes);
-        let scratch = memory.as_mut_ptr();
-        let band = Staged { at: scratch, rows: staged_rows, width: staged_width, lanes };
-        // SAFETY: the scratch holds the band; tasks write disjoint rows and channels.
+        // SAFETY: tasks write disjoint rows and channels.
         unsafe {
-            stage::<S>(conv, band, first_row, first_channel, channels);
-            for r in 0..rows {
-                for c in (0..channels).step_by(LANES) {
-                    row::<S>(conv, band, r, first_row + r, c, first_channel + c);
+            match (S::CONV_PIXELS, self.conv.stride) {
+                (16, 1) => band::<S, 16, 1>(self.conv, self.band, self.block),
+                // The input of a run is as large as that of twice as many pixels.
+                (16, 2) => band::<S, 8, 2>(self.conv, self.band, self.block),
+                (_, 1) => band::<S, 4, 1>(self.conv, self.band, self.block),
+                _ => band::<S, 4, ANY>(self.conv, self.band, self.block),
+            }
+        }
+    }
+}
+
+/// In place of a stride that is known when compiled; such ones make addresses that do not wait for each other.
+const ANY: usize = 0;
+
+/// A band of a block of channels, `N` pixels at a time.
+#[inline(always)]
+unsafe fn band<S: Simd, const N: usize, const STRIDE: usize>(
+    conv: &Depthwise<'_>,
+    band: usize,
+    block: usize,
+) {
+    let first_row = band * BAND_ROWS;
+    let rows = BAND_ROWS.min(conv.out_height() - first_row);
+    let channels = block * CHANNEL_BLOCK..conv.out.cols.min((block + 1) * CHANNEL_BLOCK);
+    let (width, height) = ((N - 1) * conv.stride + conv.kernel[1], (rows - 1) * conv.stride + conv.kernel[0]);
+    let mut memory = Scratch::take(width * height * LANES);
+    for x in (0..conv.out_width()).step_by(N) {
+        for channel in channels.clone().step_by(LANES) {
+            let at = memory.as_mut_ptr();
+            let window =
+                Window { at, width, height, top: first_row * conv.stride, left: x * conv.stride, channel };
+            // SAFETY: the scratch holds the window; the caller promises the outputs.
+            unsafe {
+                stage::<S>(conv, window);
+                for r in 0..rows {
+                    pixels::<S, N, STRIDE>(conv, window, r, first_row + r, x);
                 }
             }
         }
     }
 }
 
-/// A band of the input as f32 `[rows, width, lanes]`, padding included.
+/// The input of a run as f32 `[height, width, 16]`, padding included.
 #[derive(Clone, Copy)]
-struct Staged {
+struct Window {
     at: *mut f32,
-    rows: usize,
     width: usize,
-    lanes: usize,
+    height: usize,
+    /// Where it begins in the padded map.
+    top: usize,
+    left: usize,
+    /// Its first output channel.
+    channel: usize,
 }
 
-/// Fill the band: zeros outside of the map, each input channel repeated for its outputs.
+/// Fill a window: zeros outside of the map, each input channel repeated for its outputs.
 #[inline(always)]
-unsafe fn stage<S: Simd>(
-    conv: &Depthwise<'_>,
-    band: Staged,
-    first_row: usize,
-    first_channel: usize,
-    channels: usize,
-) {
+unsafe fn stage<S: Simd>(conv: &Depthwise<'_>, window: Window) {
+    let n = LANES.min(conv.out.cols - window.channel);
+    let multiplier = conv.multiplier();
     let padding = conv.kernel[1] / 2;
-    let top = (first_row * conv.stride) as isize - (conv.kernel[0] / 2) as isize;
-    let row_len = band.width * band.lanes;
-    for r in 0..band.rows {
-        let y = top + r as isize;
-        // SAFETY: inside of the band and of the map by the bounds of the loops.
+    // The columns of the window that are in the map.
+    let first = padding.saturating_sub(window.left).min(window.width);
+    let last = (conv.width + padding).saturating_sub(window.left).clamp(first, window.width);
+    for r in 0..window.height {
+        let y = (window.top + r).wrapping_sub(conv.kernel[0] / 2);
+        // SAFETY: inside of the window by the bounds of the loops; `first..last` and `y` are in the map.
         unsafe {
-            let to = band.at.add(r * row_len);
-            if y < 0 || y >= conv.height as isize {
-                std::ptr::write_bytes(to, 0, row_len);
+            let to = window.at.add(r * window.width * LANES);
+            if y >= conv.height {
+                std::ptr::write_bytes(to, 0, window.width * LANES);
                 continue;
             }
-            let right = padding + conv.width.min(band.width - padding);
-            std::ptr::write_bytes(to, 0, padding * band.lanes);
-            std::ptr::write_bytes(to.add(right * band.lanes), 0, (band.width - right) * band.lanes);
-            for x in 0..right - padding {
-                let pixel = y as usize * conv.width + x;
-                stage_pixel::<S>(conv, pixel, first_channel, channels, to.add((padding + x) * band.lanes));
+            std::ptr::write_bytes(to, 0, first * LANES);
+            std::ptr::write_bytes(to.add(last * LANES), 0, (window.width - last) * LANES);
+            // A row of pixels without a gap: the one behind the padding is the first.
+            let pixel = y * conv.width + window.left + first - padding;
+            let to = to.add(first * LANES);
+            match conv.x.kind {
+                Kind::Bf16 if multiplier == 1 && n == LANES => {
+                    let from = conv.x.row::<bf16>(pixel).add(window.channel).cast_const();
+                    for c in 0..last - first {
+                        S::store(to.add(c * LANES), S::load_bf16(from.add(c * conv.x.stride)));
+                    }
+                }
+                _ if multiplier == 1 => {
+                    for c in 0..last - first {
+                        S::store(to.add(c * LANES), conv.x.load::<S>(pixel + c, window.channel, n));
+                    }
+                }
+                _ => {
+                    for c in 0..last - first {
+                        repeat::<S>(conv, multiplier, pixel + c, window.channel, n, to.add(c * LANES));
+                    }
+                }
             }
         }
     }
 }
 
+/// The inputs of `n` outputs, each as often as there are outputs of it; zeros after them.
 #[inline(always)]
-unsafe fn stage_pixel<S: Simd>(
+unsafe fn repeat<S: Simd>(
     conv: &Depthwise<'_>,
+    multiplier: usize,
     pixel: usize,
-    first_channel: usize,
-    channels: usize,
+    channel: usize,
+    n: usize,
     to: *mut f32,
 ) {
-    let multiplier = conv.multiplier();
-    // SAFETY: channels are in the map, `to` holds a multiple of sixteen of them.
+    let (first, last) = (channel / multiplier, (channel + n - 1) / multiplier);
+    let (mut input, mut repeats) = (0, channel % multiplier);
+    let mut inputs = [0.0; LANES];
+    // SAFETY: sixteen outputs have at most as many inputs, which are in the map; `to` has room for sixteen values.
     unsafe {
-        if multiplier == 1 {
-            for c in (0..channels).step_by(LANES) {
-                let v = conv.x.load::<S>(pixel, first_channel + c, LANES.min(channels - c));
-                S::store(to.add(c), v);
+        conv.x.widen::<S>(pixel, first, last - first + 1, inputs.as_mut_ptr());
+        if multiplier == 2 && channel.is_multiple_of(2) && n == LANES {
+            for c in 0..LANES {
+                *to.add(c) = inputs[c / 2];
             }
             return;
         }
-        // The outputs read fewer inputs than there are of them: widen those, then repeat each.
-        let mut inputs = [0.0f32; CHANNEL_BLOCK];
-        let first = first_channel / multiplier;
-        let last = (first_channel + channels - 1) / multiplier;
-        conv.x.widen::<S>(pixel, first, last - first + 1, inputs.as_mut_ptr());
-        if multiplier == 2 && first_channel.is_multiple_of(2) {
-            for c in 0..channels / 2 {
-                *to.add(2 * c) = inputs[c];
-                *to.add(2 * c + 1) = inputs[c];
+        for c in 0..LANES {
+            *to.add(c) = if c < n { inputs[input] } else { 0.0 };
+            repeats += 1;
+            if repeats == multiplier {
+                (repeats, input) = (0, (input + 1) % LANES);
             }
-            for c in channels / 2 * 2..channels {
-                *to.add(c) = inputs[c / 2];
-            }
-        } else {
-            repeat(&inputs, multiplier, first_channel % multiplier, channels, to);
-        }
-        for c in channels..channels.next_multiple_of(LANES) {
-            *to.add(c) = 0.0;
         }
     }
 }
 
-/// Each input `multiplier` times; the first one has been repeated `done` times in the block before.
+/// A run of output pixels of sixteen channels, in row `r` of the window's outputs.
 #[inline(always)]
-unsafe fn repeat(inputs: &[f32], multiplier: usize, done: usize, channels: usize, to: *mut f32) {
-    let (mut repeats, mut input) = (done, 0);
-    for c in 0..channels {
-        // SAFETY: the caller promises room for the channels.
-        unsafe { *to.add(c) = inputs[input] };
-        repeats += 1;
-        if repeats == multiplier {
-            (repeats, input) = (0, input + 1);
-        }
-    }
-}
-
-/// One output row of sixteen channels, a run of pixels at a time.
-#[inline(always)]
-unsafe fn row<S: Simd>(
+unsafe fn pixels<S: Simd, const N: usize, const STRIDE: usize>(
     conv: &Depthwise<'_>,
-    band: Staged,
-    band_row: usize,
-    out_row: usize,
-    lane: usize,
-    channel: usize,
-) {
-    let width = conv.out_width();
-    let mut x = 0;
-    while x < width {
-        // SAFETY: the band is padded to whole runs.
-        unsafe {
-            if S::CONV_PIXELS == 16 {
-                run::<S, 16>(conv, band, band_row, out_row, x, lane, channel);
-            } else {
-                run::<S, 4>(conv, band, band_row, out_row, x, lane, channel);
-            }
-        }
-        x += S::CONV_PIXELS;
-    }
-}
-
-#[inline(always)]
-unsafe fn run<S: Simd, const N: usize>(
-    conv: &Depthwise<'_>,
-    band: Staged,
-    band_row: usize,
+    window: Window,
+    r: usize,
     out_row: usize,
     x: usize,
-    lane: usize,
-    channel: usize,
 ) {
-    let step = conv.stride * band.lanes;
+    let step = LANES * if STRIDE == ANY { conv.stride } else { STRIDE };
     let [kernel_height, kernel_width] = conv.kernel;
-    // SAFETY: all taps of all `N` pixels are in the band; stored pixels are in the output.
+    // SAFETY: all taps of all `N` pixels are in the window; stored pixels are in the output.
     unsafe {
         let mut sums = [S::zero(); N];
         for ky in 0..kernel_height {
-            let line = (band_row * conv.stride + ky) * band.width + x * conv.stride;
-            let mut at = band.at.add(line * band.lanes + lane).cast_const();
-            let mut weight = conv.weights.as_ptr().add(ky * kernel_width * conv.weight_stride + channel);
+            let mut at = window.at.add((r * conv.stride + ky) * window.width * LANES).cast_const();
+            let mut weight =
+                conv.weights.as_ptr().add(ky * kernel_width * conv.weight_stride + window.channel);
             for _ in 0..kernel_width {
                 let w = S::load(weight);
                 for (i, sum) in sums.iter_mut().enumerate() {
                     *sum = S::fma(S::load(at.add(i * step)), w, *sum);
                 }
-                at = at.add(band.lanes);
+                at = at.add(LANES);
                 weight = weight.add(conv.weight_stride);
             }
         }
+        finish::<S, N>(conv, out_row, x, window.channel, sums);
+    }
+}
+
+/// Add the bias, apply the activation, and store the sums of neighbouring pixels from `x` on, as far as the row goes.
+#[inline(always)]
+unsafe fn finish<S: Simd, const N: usize>(
+    conv: &Depthwise<'_>,
+    out_row: usize,
+    x: usize,
+    channel: usize,
+    mut sums: [S::F; N],
+) {
+    let (width, n) = (conv.out_width(), LANES.min(conv.out.cols - channel));
+    let pixel = out_row * width + x;
+    // SAFETY: the pixels and channels are in the output; vectors are padded to whole panels.
+    unsafe {
         let bias = conv.bias.map_or(S::zero(), |b| S::load(b.as_ptr().add(channel)));
-        let n = LANES.min(conv.out.cols - channel);
-        let width = conv.out_width();
-        for (i, &sum) in sums.iter().enumerate().take(width - x) {
-            let v = activate::<S>(conv.activation, S::add(sum, bias));
-            conv.out.store::<S>(out_row * width + x + i, channel, n, v);
+        for v in &mut sums {
+            *v = S::add(*v, bias);
+        }
+        activate_rows::<S, N>(conv.activation, conv.out.kind, &mut sums);
+        if x + N <= width {
+            return conv.out.store_rows::<S, N>(pixel, channel, n, sums);
+        }
+        for (i, &v) in sums.iter().enumerate().take(width - x) {
+            conv.out.store::<S>(pixel + i, channel, n, v);
         }
     }
 }

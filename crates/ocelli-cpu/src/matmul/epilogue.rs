@@ -2,9 +2,9 @@
 
 use ocelli_plan::Activation;
 
-use crate::math::{activate, gelu_bf16, sigmoid};
+use crate::math::{activate_rows, sigmoid};
 use crate::simd::{LANES, Simd};
-use crate::view::{Kind, View};
+use crate::view::View;
 
 /// Takes a finished tile of sums.
 pub(crate) trait Epilogue: Sync {
@@ -75,31 +75,6 @@ impl Epilogue for Finish<'_> {
                     }
                 }
                 self.out.store_rows::<S, MR>(row, c, n, v);
-            }
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn activate_rows<S: Simd, const MR: usize>(activation: Activation, out: Kind, v: &mut [S::F; MR]) {
-    // SAFETY: the caller guarantees the instruction set.
-    unsafe {
-        match (activation, out) {
-            (Activation::None, _) => {}
-            (Activation::Gelu, Kind::Bf16) => {
-                for v in v {
-                    *v = gelu_bf16::<S>(*v);
-                }
-            }
-            (Activation::Gelu, _) => {
-                for v in v {
-                    *v = activate::<S>(Activation::Gelu, *v);
-                }
-            }
-            (other, _) => {
-                for v in v {
-                    *v = activate::<S>(other, *v);
-                }
             }
         }
     }
