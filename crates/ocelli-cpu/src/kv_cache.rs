@@ -1,10 +1,12 @@
 //! Keys and values of the positions that a language model has seen.
 
+#[cfg(target_arch = "x86_64")]
+use crate::kv_tiles::KvTiles;
 use crate::matmul::Columns;
 use crate::simd::{LANES, Simd};
 use crate::view::View;
 
-/// Keys and values of one head in f32.
+/// Keys and values of one head: in f32, or as tiles where kernels want them so.
 #[derive(Clone)]
 pub(crate) struct KvHead {
     dim: usize,
@@ -13,11 +15,37 @@ pub(crate) struct KvHead {
     keys: Vec<f32>,
     /// `[positions][dim]`, with room for one more vector.
     values: Vec<f32>,
+    #[cfg(target_arch = "x86_64")]
+    tiles: KvTiles,
 }
 
 impl KvHead {
     pub(crate) fn new(dim: usize) -> Self {
-        Self { dim, len: 0, keys: Vec::new(), values: Vec::new() }
+        Self {
+            dim,
+            len: 0,
+            keys: Vec::new(),
+            values: Vec::new(),
+            #[cfg(target_arch = "x86_64")]
+            tiles: KvTiles::new(dim),
+        }
+    }
+
+    /// Put the rows of `qkv` at the positions from `past` on, as tiles.
+    ///
+    /// # Safety
+    /// The columns are in the tensor, which is of bf16.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) unsafe fn append_tiles(&mut self, past: usize, qkv: View, k: usize, v: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { self.tiles.append(past, qkv, k, v) };
+        self.len = past + qkv.rows;
+    }
+
+    /// What [`Self::append_tiles`] put there.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn tiles(&self) -> &KvTiles {
+        &self.tiles
     }
 
     pub(crate) fn dim(&self) -> usize {
@@ -104,7 +132,7 @@ impl KvHead {
     }
 }
 
-/// Keys and values of all layers, in f32.
+/// Keys and values of all layers, in f32 or bf16.
 ///
 /// A position's entries depend on the positions before it only, so a prefix can be kept and what
 /// follows it replaced: see [`KvCache::truncate`].

@@ -10,6 +10,8 @@ mod conv;
 mod depthwise;
 mod isa;
 mod kv_cache;
+#[cfg(target_arch = "x86_64")]
+mod kv_tiles;
 mod limits;
 mod linear;
 mod math;

@@ -16,7 +16,7 @@ const TASKS_PER_THREAD: usize = 4;
 /// `epilogue(x W^T)` over all rows.
 pub(crate) fn linear<E: Epilogue>(isa: Isa, pool: &Pool, x: View, weight: &Matrix, epilogue: &E) {
     let staging = Staging::of(isa, x, weight);
-    let block = staging.row_block(weight, x.rows, pool.threads());
+    let block = staging.product_block(weight, x.rows, pool.threads());
     let row_blocks = x.rows.div_ceil(block);
     let groups = weight.panels / E::GROUP;
     let splits = (TASKS_PER_THREAD * pool.threads()).div_ceil(row_blocks).min(groups);

@@ -59,7 +59,7 @@ impl From<DType> for Stored {
 pub(crate) struct Matrix {
     buffer: Buffer,
     stored: Stored,
-    k: usize,
+    pub(crate) k: usize,
     pub(crate) panels: usize,
 }
 

@@ -22,8 +22,8 @@ use crate::view::{Kind, View};
 const TILE_K: usize = 32;
 /// Rows or columns of one tile.
 const TILE: usize = 16;
-/// Values from one operand tile of a panel to the next.
-const OPERAND: usize = TILE_K * TILE;
+/// Values of the next panels that are asked for at each operand tile: few enough that the tiles' own loads do not wait.
+const AHEAD: usize = 4 * TILE_K;
 /// `k` that goes through two panels before the next rows do: these stay in the first-level cache.
 const K_BLOCK: usize = 512;
 
@@ -214,6 +214,8 @@ unsafe fn wide<S: Simd, E: Epilogue>(
 ) {
     const BLOCK: usize = 2 * TILE;
     let blocks = a.rows.div_ceil(BLOCK);
+    // Values from one operand tile of a panel to the next.
+    let operand = TILE_K * b.k_stride;
     let mut memory = Scratch::take(blocks * BLOCK * BLOCK);
     let sums = memory.as_mut_ptr();
     let mut panel = panels.start;
@@ -223,6 +225,8 @@ unsafe fn wide<S: Simd, E: Epilogue>(
         unsafe {
             let b0 = b.at.add((panel - b.first) * b.panel_stride);
             let b1 = b.at.add((panel + count - 1 - b.first) * b.panel_stride);
+            // The panels after these, wherever they are.
+            let next = b0.wrapping_add(2 * b.panel_stride);
             for first in (0..a.steps).step_by(K_BLOCK / TILE_K) {
                 let steps = (K_BLOCK / TILE_K).min(a.steps - first);
                 let last = first + steps == a.steps;
@@ -230,8 +234,10 @@ unsafe fn wide<S: Simd, E: Epilogue>(
                     let row = block * BLOCK;
                     let to = sums.add(if a.steps == steps { 0 } else { block * BLOCK * BLOCK });
                     let left = a.at.add(row * a.stride + first * TILE_K);
-                    let (b0, b1) = (b0.add(first * OPERAND), b1.add(first * OPERAND));
-                    two_by_two(left, a.stride, b0, b1, steps, to, first == 0);
+                    let (b0, b1) = (b0.add(first * operand), b1.add(first * operand));
+                    let done = AHEAD * (first * blocks + block * steps);
+                    let ahead = next.wrapping_add(done);
+                    two_by_two(left, a.stride, [b0, b1], operand, ahead, steps, to, first == 0);
                     if last {
                         let rows = BLOCK.min(a.rows - row);
                         finish::<S, E>(to, rows, count, epilogue, first_row + row, panel * LANES);
@@ -261,14 +267,15 @@ unsafe fn narrow<S: Simd, E: Epilogue>(
         unsafe {
             let b0 = b.at.add((panel - b.first) * b.panel_stride);
             let b1 = b.at.add((panel + count - 1 - b.first) * b.panel_stride);
-            one_by_two(a.at, a.stride, b0, b1, a.steps, sums);
+            one_by_two(a.at, a.stride, [b0, b1], TILE_K * b.k_stride, a.steps, sums);
             finish::<S, E>(sums, a.rows, count, epilogue, first_row, panel * LANES);
         }
         panel += count;
     }
 }
 
-/// `sums[32][32] (+)= a[32][32 * steps] b`, with `b` in two panels.
+/// `sums[32][32] (+)= a[32][32 * steps] b`, with `b` in two panels, while [`AHEAD`] values a step are asked for from
+/// `ahead` on, which may point anywhere.
 ///
 /// # Safety
 /// All operands are readable for `steps > 0` tiles, tiles are configured with sixteen rows.
@@ -276,8 +283,9 @@ unsafe fn narrow<S: Simd, E: Epilogue>(
 unsafe fn two_by_two(
     a: *const bf16,
     stride: usize,
-    b0: *const bf16,
-    b1: *const bf16,
+    b: [*const bf16; 2],
+    operand: usize,
+    ahead: *const bf16,
     steps: usize,
     sums: *mut f32,
     fresh: bool,
@@ -311,12 +319,17 @@ unsafe fn two_by_two(
             "tileloadd tmm7, [{b1} + {t}*1]",
             "tdpbf16ps tmm1, tmm4, tmm7",
             "tileloadd tmm5, [{lower} + {s}*1]",
+            "prefetcht1 [{p}]",
+            "prefetcht1 [{p} + 64]",
             "tdpbf16ps tmm2, tmm5, tmm6",
+            "prefetcht1 [{p} + 128]",
+            "prefetcht1 [{p} + 192]",
             "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {p}, 256",
             "add {a}, 64",
             "add {lower}, 64",
-            "add {b0}, 1024",
-            "add {b1}, 1024",
+            "add {b0}, {o}",
+            "add {b1}, {o}",
             "dec {n}",
             "jnz 2b",
             "tilestored [{c} + {u}*1], tmm0",
@@ -324,9 +337,10 @@ unsafe fn two_by_two(
             "tilestored [{d} + {u}*1], tmm2",
             "tilestored [{d} + {u}*1 + 64], tmm3",
             a = inout(reg) a => _, lower = inout(reg) lower => _,
-            b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _, n = inout(reg) steps => _,
+            b0 = inout(reg) b[0] => _, b1 = inout(reg) b[1] => _, n = inout(reg) steps => _,
+            o = in(reg) 2 * operand,
             s = in(reg) 2 * stride, t = in(reg) 64usize, u = in(reg) 128usize,
-            c = in(reg) sums, d = in(reg) low_sums,
+            c = in(reg) sums, d = in(reg) low_sums, p = inout(reg) ahead => _,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack)
@@ -342,8 +356,8 @@ unsafe fn two_by_two(
 unsafe fn one_by_two(
     a: *const bf16,
     stride: usize,
-    b0: *const bf16,
-    b1: *const bf16,
+    b: [*const bf16; 2],
+    operand: usize,
     steps: usize,
     sums: *mut f32,
 ) {
@@ -358,13 +372,14 @@ unsafe fn one_by_two(
             "tileloadd tmm7, [{b1} + {t}*1]",
             "tdpbf16ps tmm1, tmm4, tmm7",
             "add {a}, 64",
-            "add {b0}, 1024",
-            "add {b1}, 1024",
+            "add {b0}, {o}",
+            "add {b1}, {o}",
             "dec {n}",
             "jnz 2b",
             "tilestored [{c} + {u}*1], tmm0",
             "tilestored [{c} + {u}*1 + 64], tmm1",
-            a = inout(reg) a => _, b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _,
+            a = inout(reg) a => _, b0 = inout(reg) b[0] => _, b1 = inout(reg) b[1] => _,
+            o = in(reg) 2 * operand,
             n = inout(reg) steps => _,
             s = in(reg) 2 * stride, t = in(reg) 64usize, u = in(reg) 128usize, c = in(reg) sums,
             out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,

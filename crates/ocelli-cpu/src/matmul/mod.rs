@@ -24,6 +24,11 @@ use crate::pack::{Matrix, Stored};
 use crate::simd::{LANES, Simd};
 use crate::view::{Kind, View};
 
+/// Rows that [`Staging::product_block`] keeps together at most.
+const MOST_TOGETHER: usize = 512;
+/// What they may take: about half of a second-level cache.
+const CACHED_BYTES: usize = 1 << 20;
+
 /// Rows of the left factor as the kernel for a weight wants them.
 #[derive(Clone, Copy)]
 pub(crate) enum Left {
@@ -66,6 +71,19 @@ impl Staging {
                 128..512 => 128,
                 _ => 256,
             },
+        }
+    }
+
+    /// As [`Self::row_block`], for a product alone. A few hundred rows stay together as far as the second-level cache
+    /// has room for them, or the matrix would come from memory more than once.
+    pub(crate) fn product_block(self, weight: &Matrix, rows: usize, threads: usize) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles if !weight.is_quantized() && (65..=MOST_TOGETHER).contains(&rows) => {
+                let most = (CACHED_BYTES / (2 * weight.k)).clamp(64, MOST_TOGETHER);
+                rows.div_ceil(rows.div_ceil(most)).next_multiple_of(32)
+            }
+            _ => self.row_block(weight, rows, threads),
         }
     }
 
