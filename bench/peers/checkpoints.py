@@ -1,6 +1,6 @@
 """The random checkpoint of `ocelli synth fastvlm-0.5b`, in the layouts that the peers open: the same weights for all.
 
-Each function returns a folder or file below `cache`, and writes it when it is not there yet.
+Each function returns a folder or file, below `cache` unless told, and writes it when it is not there yet.
 """
 import json
 import re
@@ -104,8 +104,8 @@ def open_whole(kind, folder, dtype):
     return model.eval()
 
 
-def gguf(folder, cache, quant):
-    """The language model for llama.cpp, its embedding (which is the head too) in the same type as all other matrices."""
+def gguf(folder, path, cache, quant):
+    """The language model for llama.cpp; all matrices, the embedding (which is the head too) among them, of one type."""
     import gguf as gg
     kind = getattr(gg.GGMLQuantizationType, quant.upper())
 
@@ -122,7 +122,7 @@ def gguf(folder, cache, quant):
         out.add_layer_norm_rms_eps(config["rms_norm_eps"])
         out.add_vocab_size(config["vocab_size"])
         out.add_tokenizer_model("none")
-        out.add_file_type(getattr(gg.LlamaFileType, {"bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}[quant]))
+        out.add_file_type(getattr(gg.LlamaFileType, {"bf16": "MOSTLY_BF16", "q4_0": "MOSTLY_Q4_0"}[quant]))
         for name, value in load_file(qwen2(folder, cache) / "model.safetensors").items():
             value = value.float().numpy()
             if value.ndim == 2:
@@ -133,7 +133,7 @@ def gguf(folder, cache, quant):
         out.write_kv_data_to_file()
         out.write_tensors_to_file()
         out.close()
-    return once(cache / f"qwen2-{quant}.gguf", write)
+    return once(path, write)
 
 
 def gguf_name(name):

@@ -105,7 +105,11 @@ class Cached(torch.nn.Module):
 
 
 def gguf(spec):
-    checkpoints.gguf(spec["folder"], spec["cache"], spec["weights"])
+    if spec["weights"] in ("bf16", "q4_0-all"):
+        return checkpoints.gguf(spec["folder"], spec["out"], spec["cache"], spec["weights"].removesuffix("-all"))
+    import peer_llama_cpp
+    full = checkpoints.gguf(spec["folder"], spec["cache"] / "qwen2-bf16.gguf", spec["cache"], "bf16")
+    checkpoints.once(spec["out"], lambda part: peer_llama_cpp.quantize(spec["npm"], full, spec["weights"], part))
 
 
 def llm(spec):

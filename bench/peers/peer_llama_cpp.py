@@ -26,11 +26,17 @@ class ContextParams(C.Structure):
     _fields_ += [("rest", C.c_uint8 * 1024)]
 
 
+class QuantizeParams(C.Structure):
+    _fields_ = [("nthread", TOKEN), ("ftype", C.c_int32), ("rest", C.c_uint8 * 512)]
+
+
 class Batch(C.Structure):
     _fields_ = [("n_tokens", TOKEN), ("pointers", C.c_void_p * 6)]
 
 
 DEFAULTS = (512, 2048, 512, 1)
+# LLAMA_FTYPE_MOSTLY_* of llama.h.
+FILE_TYPES = {"q4_0": 2, "q8_0": 7}
 
 
 def library(folder):
@@ -44,6 +50,8 @@ def library(folder):
             ("llama_context_default_params", ContextParams, []),
             ("llama_model_load_from_file", C.c_void_p, [C.c_char_p, ModelParams]),
             ("llama_init_from_model", C.c_void_p, [C.c_void_p, ContextParams]),
+            ("llama_model_quantize_default_params", QuantizeParams, []),
+            ("llama_model_quantize", C.c_uint32, [C.c_char_p, C.c_char_p, C.POINTER(QuantizeParams)]),
             ("llama_set_n_threads", None, [C.c_void_p, TOKEN, TOKEN]),
             ("llama_get_memory", C.c_void_p, [C.c_void_p]),
             ("llama_memory_clear", None, [C.c_void_p, C.c_bool]),
@@ -56,9 +64,18 @@ def library(folder):
     return llama
 
 
+def quantize(npm, source, kind, out):
+    """A file as llama.cpp's own quantizer makes it, which keeps an embedding that is the head too in more bits."""
+    llama = library(npm)
+    params = llama.llama_model_quantize_default_params()
+    params.ftype = FILE_TYPES[kind]
+    if llama.llama_model_quantize(os.fsencode(source), os.fsencode(out), C.byref(params)) != 0:
+        raise RuntimeError(f"llama.cpp could not quantize {source}")
+
+
 def llm(spec):
     llama = library(spec["npm"])
-    path = exported(spec, f"qwen2-{spec['dtype']}.gguf", what="gguf", weights=spec["dtype"])
+    path = exported(spec, f"qwen2-{spec['dtype']}.gguf", what="gguf", weights=spec["dtype"], npm=spec["npm"])
     model = llama.llama_model_load_from_file(os.fsencode(path), llama.llama_model_default_params())
     params = llama.llama_context_default_params()
     found = (params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max)

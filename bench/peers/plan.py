@@ -66,7 +66,7 @@ TORCH = Peer("torch bf16", "torch", "bf16", MALLOC)
 TORCH_F32 = Peer("torch f32", "torch", "f32", MALLOC)
 OPENVINO = {dtype: Peer(f"OpenVINO {dtype}", "openvino", dtype) for dtype in ("bf16", "int8", "int4")}
 ONNX = Peer("ONNX Runtime f32", "onnxruntime", "f32")
-LLAMA = {quant: Peer(f"llama.cpp {quant}", "llama_cpp", quant) for quant in ("q4_0", "q8_0", "bf16")}
+LLAMA = {quant: Peer(f"llama.cpp {quant}", "llama_cpp", quant) for quant in ("q4_0", "q4_0-all", "q8_0", "bf16")}
 
 
 def prompt(positions):
@@ -131,6 +131,7 @@ def rows():
             Row("FastViTHD encode, 1024 px, AVX2, f32", "encode 1024", 0.8, (AVX2.engine,), ("torch f32",)),
             Row(f"Qwen2-0.5B prefill, {TOKENS} tokens, any weights", "prefill", 0.55),
             Row("Qwen2-0.5B decode a token, 4 bit", "decode", 0.92, ("ocelli q4",), ("llama.cpp q4_0", "OpenVINO int4")),
+            Row("Qwen2-0.5B decode a token, 4 bit, llama.cpp's head too", "decode", None, ("ocelli q4",), ("llama.cpp q4_0-all",)),
             Row("Qwen2-0.5B decode a token, 8 bit", "decode", 0.92, ("ocelli q8",), ("llama.cpp q8_0", "OpenVINO int8")),
             Row("Qwen2-0.5B decode a token, bf16", "decode", 0.72, bf16, ("llama.cpp bf16", "torch bf16", "OpenVINO bf16")),
             Row("FastVLM-0.5B first token, 1024 px, bf16", "ttft 1024", 0.45, bf16),
