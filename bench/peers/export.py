@@ -57,11 +57,9 @@ def encoder_int8(spec):
     """Quantized after training, activations too; the ranges come from random pixels."""
     import nncf
     import openvino
-    model = openvino.convert_model(torch_encoder(spec), example_input=PIXELS, input=[1, 3, 256, 256])
+    model = openvino.convert_model(torch_encoder(spec), example_input=PIXELS, input=[1, 3, -1, -1])
     pixels = nncf.Dataset([torch.rand(1, 3, 256, 256).numpy() for _ in range(2)])
-    model = nncf.quantize(model, pixels, subset_size=2)
-    model.reshape([1, 3, -1, -1])
-    save(model, spec["out"])
+    save(nncf.quantize(model, pixels, subset_size=2), spec["out"])
 
 
 def clip(spec):

@@ -112,12 +112,20 @@ def quiet(records):
     return text + (f" **Not quiet**: more than 0.5 in {loud} turns." if loud else " Quiet throughout.")
 
 
+def failures(records):
+    """A line for each engine and reason."""
+    units = {}
+    for record in records:
+        if record.get("error"):
+            units.setdefault((record["engine"], record["error"]), {})[record["unit"]] = True
+    return [f"- {engine} ({', '.join(names)}): {error}" for (engine, error), names in units.items()]
+
+
 def markdown(machine, records, rows, memory_limits):
     """The whole report; `records` as in the file of results."""
     times = pooled(records)
     limits = {(r["unit"], r["engine"]): r["limit_ms"] for r in records if r.get("limit_ms")}
     lines = [line(row, times.get(row.unit, {}), limits) for row in rows]
-    failed = sorted({(r["engine"], r["unit"], r["error"]) for r in records if r.get("error")})
     parts = [
         "# Ocelli beside its peers",
         f"{machine['date']}, {machine['cpu']}, {machine['threads']} threads of {machine['cores']} cores, "
@@ -130,6 +138,5 @@ def markdown(machine, records, rows, memory_limits):
     ]
     if lines := memory(records, memory_limits):
         parts += ["## Peak memory of the process", table(["section", "engine", "peak", "at most", "holds"], lines)]
-    parts += ["## Not run"]
-    parts += ["\n".join(f"- {engine}, {unit}: {error}" for engine, unit, error in failed) if failed else "Nothing failed."]
+    parts += ["## Not run", "\n".join(failures(records)) or "Nothing failed."]
     return "\n\n".join(parts) + "\n"

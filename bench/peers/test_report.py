@@ -54,7 +54,7 @@ class Table(unittest.TestCase):
         records = [record("ocelli bf16", [1], busy_others=0.1), record("torch bf16", [2], busy_others=0.9),
                    {"section": "encode", "unit": "encode 1024", "engine": "OpenVINO bf16", "error": "pip: no such version"}]
         text = report.markdown(MACHINE, records, [Row("x", "encode 1024", 0.45)], {})
-        self.assertIn("- OpenVINO bf16, encode 1024: pip: no such version", text)
+        self.assertIn("- OpenVINO bf16 (encode 1024): pip: no such version", text)
         self.assertIn("**Not quiet**: more than 0.5 in 1 turns", text)
 
     def test_memory_is_held_to_its_limit_only_where_one_process_answers_once(self):

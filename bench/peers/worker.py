@@ -47,7 +47,7 @@ def main():
 
 def told(error):
     traceback.print_exc()
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def measure(run, warmup, runs, seconds, in_steps):
