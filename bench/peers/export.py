@@ -67,7 +67,7 @@ def clip(spec):
     model = peer_torch.open_clip_model(spec)
     inner = Tower(model, spec["unit"]["tower"])
     given = peer_torch.clip_input(spec["unit"])
-    save(openvino.convert_model(inner, example_input=given, input=list(given.shape)), spec["out"])
+    save(openvino.convert_model(inner, example_input=given, input=[-1, *given.shape[1:]]), spec["out"])
 
 
 class Tower(torch.nn.Module):

@@ -30,12 +30,13 @@ def encode(spec):
 
 def clip(spec):
     def prepare(unit):
-        name = f"{spec['folder'].name}-{unit['tower']}-{unit['batch']}.xml"
-        model = openvino.Core().read_model(exported(spec, name, what="clip", unit=unit))
+        path = exported(spec, f"{unit['tower']}.xml", what="clip", unit=unit | {"batch": 1})
         if unit["tower"] == "text":
             given = np.random.randint(1, 49000, (unit["batch"], 77))
         else:
             given = np.random.rand(unit["batch"], 3, unit["side"], unit["side"]).astype(np.float32)
+        model = openvino.Core().read_model(path)
+        model.reshape(list(given.shape))
         return calls(compiled(spec, model), given)
     return prepare
 

@@ -106,11 +106,11 @@ def ttft(tokens, image_tokens):
     return [Group("ttft", "ttft", "fastvlm-0.5b", (unit,))]
 
 
-def clip(side):
+def clip(variants, side):
     """`side` tells the pixels of a variant's pictures."""
     groups = []
     peers = (TORCH, OPENVINO["bf16"])
-    for variant in CLIPS:
+    for variant in variants:
         pixels, name = side(variant), variant.upper()
         image = {"tower": "image", "batch": 1, "side": pixels}
         command = ("bench", "embed", "--batch", "1")

@@ -131,8 +131,7 @@ class Session:
             self.each(plan.ttft(probe["tokens"], probe["image_tokens"]))
             self.memory()
         if "clip" in self.a.only:
-            groups = plan.clip(self.pixels)
-            self.each([group for group in groups if group.model.rpartition("-")[2] in self.a.clips])
+            self.each(plan.clip(self.a.clips, self.pixels))
 
     # What Ocelli does.
 
