@@ -100,6 +100,20 @@ fn the_first_token_is_told_in_its_parts() {
 }
 
 #[test]
+fn every_time_is_told_when_asked_for() {
+    let args = ["decode", "--runs", "2", "--max-tokens", "4", "--resolution", "64", "--times", "--prompt"];
+    let of = |prompt: &str| records("fastvlm-apple", &[&args[..], &[prompt]].concat()).remove(0);
+    let (short, long) = (of("a"), of("a a a a a a a a"));
+    let times: Vec<f64> = serde_json::from_value(short["times_ms"].clone()).expect("times");
+    assert_eq!((times.len() as u64, 6), (short["n"].as_u64().expect("n"), times.len()));
+    let least = times.iter().copied().fold(f64::INFINITY, f64::min);
+    assert_eq!(least, short["min_ms"].as_f64().expect("least"));
+    assert!(short["context"].as_u64() < long["context"].as_u64(), "{short} {long}");
+    let without = records("fastvlm-apple", &["encode", "--runs", "1", "--resolution", "64"]);
+    assert!(without[0].get("times_ms").is_none());
+}
+
+#[test]
 fn a_file_is_read_and_decoded_in_each_run() {
     let image = path("images/rgb_160x120.png");
     let records = records("fastvlm-apple", &["ttft", "--runs", "1", "--max-tokens", "1", "--image", &image]);

@@ -37,6 +37,9 @@ pub struct MeasureArgs {
     /// One JSON object a measurement on stdout
     #[arg(long)]
     pub json: bool,
+    /// With --json: every measured time too, as `times_ms`, in the order of the runs
+    #[arg(long, requires = "json")]
+    pub times: bool,
     /// Runs before the measured ones
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub warmup: usize,
@@ -99,6 +102,9 @@ pub struct DecodeArgs {
     /// Side of the picture in pixels; the model's own when absent
     #[arg(long, value_name = "PX")]
     pub resolution: Option<usize>,
+    /// The question
+    #[arg(long, value_name = "TEXT", default_value = "Describe the image.")]
+    pub prompt: String,
     #[command(flatten)]
     pub measure: MeasureArgs,
     #[command(flatten)]

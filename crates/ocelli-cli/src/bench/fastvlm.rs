@@ -82,12 +82,13 @@ pub fn decode(
     recorder: &mut Recorder,
     vlm: &Vlm,
     resolution: Option<usize>,
+    prompt: Option<&str>,
     max_tokens: usize,
     runs: usize,
 ) -> anyhow::Result<()> {
     let image = vlm.picture(resolution)?;
     // Neither encoder nor prefill is measured, so what is kept of them may be used.
-    let answers = recorder.repeat(runs, |cancel| vlm.answer_on(image.clone(), None, max_tokens, cancel))?;
+    let answers = recorder.repeat(runs, |cancel| vlm.answer_on(image.clone(), prompt, max_tokens, cancel))?;
     let Some(first) = answers.first() else { return Ok(()) };
     let steps =
         |answer: &Answer| answer.token_ms.windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<_>>();

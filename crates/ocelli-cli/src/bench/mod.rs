@@ -33,7 +33,7 @@ pub fn bench(command: &BenchCommand) -> anyhow::Result<bool> {
             with_vlm(&a.measure, &a.model, |r, vlm| fastvlm::encode(r, vlm, &a.resolution, a.runs.get()))
         }
         BenchCommand::Decode(a) => with_vlm(&a.measure, &a.model, |r, vlm| {
-            fastvlm::decode(r, vlm, a.resolution, a.max_tokens as usize, a.runs.get())
+            fastvlm::decode(r, vlm, a.resolution, Some(&a.prompt), a.max_tokens as usize, a.runs.get())
         }),
         BenchCommand::Sustained(a) => with_vlm(&a.measure, &a.model, |r, vlm| {
             fastvlm::sustained(r, vlm, a.resolution, a.max_tokens.get(), a.minutes)

@@ -130,7 +130,11 @@ impl Recorder {
         extra: &[(&str, Value)],
     ) -> anyhow::Result<()> {
         let Some(summary) = Summary::of(values) else { return Ok(()) };
-        self.tell(names, subject, summary.fields(), reading, extra)
+        let mut fields = summary.fields();
+        if self.args.times {
+            fields.insert("times_ms".to_owned(), json!(values));
+        }
+        self.tell(names, subject, fields, reading, extra)
     }
 
     /// Tell a measurement of no times.

@@ -51,7 +51,7 @@ fn measure_vlm(recorder: &mut Recorder, vlm: &Vlm, args: &SuiteArgs) -> anyhow::
     };
     fastvlm::ttft(recorder, vlm, &ttft)?;
     fastvlm::encode(recorder, vlm, &resolutions, runs.get())?;
-    fastvlm::decode(recorder, vlm, None, 2 * MAX_TOKENS, runs.get().min(3))?;
+    fastvlm::decode(recorder, vlm, None, None, 2 * MAX_TOKENS, runs.get().min(3))?;
     let points = pareto::measure(recorder, vlm, &resolutions, runs.get())?;
     if let Some(budget_ms) = args.ttft_budget {
         pareto::pick(recorder, &points, budget_ms)?;
