@@ -107,6 +107,26 @@ pub(crate) unsafe trait Simd: Copy + 'static {
             Self::load(full.as_ptr())
         }
     }
+    /// Store the nearest integers, ties to even, beyond the range of a byte its ends.
+    #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, v: Self::F) {
+        let mut full = [0.0; LANES];
+        // SAFETY: the caller promises sixteen writable values.
+        unsafe {
+            Self::store(full.as_mut_ptr(), v);
+            full.iter().enumerate().for_each(|(lane, v)| *p.add(lane) = v.round_ties_even() as i8);
+        }
+    }
+    /// Sixteen integers, rounded to f32.
+    #[inline(always)]
+    unsafe fn load_i32(p: *const i32) -> Self::F {
+        let mut full = [0.0; LANES];
+        // SAFETY: the caller promises sixteen readable values.
+        unsafe {
+            full.iter_mut().enumerate().for_each(|(lane, v)| *v = *p.add(lane) as f32);
+            Self::load(full.as_ptr())
+        }
+    }
     /// Four signed bits of each of sixteen words, those from bit `SHIFT` on, as f32.
     #[inline(always)]
     unsafe fn load_nibbles<const SHIFT: u32>(p: *const u32) -> Self::F {
