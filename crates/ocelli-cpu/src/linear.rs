@@ -3,7 +3,7 @@
 use ocelli_plan::Activation;
 
 use crate::Isa;
-use crate::matmul::{Epilogue, Finish, GateUp, Staging, multiply, multiply_dense};
+use crate::matmul::{Epilogue, Finish, GateUp, Staging, multiply, multiply_whole};
 use crate::pack::Matrix;
 use crate::pool::Pool;
 use crate::scratch::Scratch;
@@ -128,9 +128,9 @@ impl Kernel for MlpTask<'_, '_> {
             let x = staging.stage::<S>(parts.x, first, rows, scratch);
             let hidden = scratch.add(input_len);
             let view = staging.view(hidden, rows, parts.hidden);
-            multiply_dense::<S, _>(x, parts.fc1, 0..parts.fc1.panels, &hidden_rows(parts, view), 0);
+            multiply_whole::<S, _>(x, parts.fc1, 0..parts.fc1.panels, &hidden_rows(parts, view), 0);
             let hidden = staging.complete::<S>(hidden, rows, parts.hidden);
-            multiply_dense::<S, _>(hidden, parts.fc2, 0..parts.fc2.panels, &parts.finish, first);
+            multiply_whole::<S, _>(hidden, parts.fc2, 0..parts.fc2.panels, &parts.finish, first);
         }
     }
 }

@@ -81,7 +81,7 @@ fn the_gate_lets_sound_models_pass_and_catches_one_broken_scale() {
     assert!(itself.iter().all(|c| c.kl == 0.0 && c.top1 == 1.0 && c.greedy == 1.0), "{itself:?}");
     let mean_kl = |figures: &[Compared]| figures.iter().map(|c| c.kl).sum::<f64>() / figures.len() as f64;
     for format in FORMATS {
-        let limits = GateLimits::of(format);
+        let limits = GateLimits::of(Some(format));
         let (_home, out) = write(format);
         let figures = compare(&original, &load(&out, None, DType::Bf16).expect("model"), &images);
         let sound = figures.expect("figures");

@@ -12,6 +12,8 @@
 use half::bf16;
 use ocelli_plan::BlockFormat;
 
+#[cfg(target_arch = "x86_64")]
+use super::amx_int8 as tiles;
 use super::epilogue::Epilogue;
 use super::int8_sums::{Unit, sums};
 use crate::scratch::Scratch;
@@ -24,12 +26,24 @@ pub(super) const TILE_K: usize = 64;
 pub(super) const OPERAND: usize = TILE_K * LANES;
 /// Rows, and columns, of one block of sums.
 pub(super) const BLOCK: usize = 32;
+/// Operand tiles of two panels that all rows go through before the next: these stay in the first-level cache.
+const TILE_STEPS: usize = 16;
 /// Scales and corrections behind a panel's codes.
 const TAIL: usize = 2 * LANES * size_of::<f32>();
 /// Rows that begin at a multiple of this never share a line.
 const LINE: usize = 64;
 /// Longest row whose sums of shifted codes, at most 255 times 128 each, surely fit 32 bits.
 pub(crate) const MOST_K: usize = 1 << 16;
+
+/// Where there are no tiles, nothing calls for them.
+#[cfg(not(target_arch = "x86_64"))]
+mod tiles {
+    pub(super) unsafe fn configure() {}
+    pub(super) unsafe fn clear() {}
+    pub(super) unsafe fn load(_sums: *const i32) {}
+    pub(super) unsafe fn store(_sums: *mut i32) {}
+    pub(super) unsafe fn multiply(_: *const i8, _: *const i8, _: usize, _: *const i8, _: *const i8) {}
+}
 
 /// Scale of a row with this largest magnitude, and its inverse. Rows below any use are rows of zeros, or the inverse
 /// would not be a number.
@@ -131,12 +145,7 @@ impl Staging8 {
 
     /// Rows that one task takes: its hidden rows stay in the second-level cache.
     pub(super) fn row_block(self, rows: usize, threads: usize) -> usize {
-        #[cfg(target_arch = "x86_64")]
-        if self.unit == Unit::Amx && rows / threads >= 128 {
-            return 128;
-        }
-        let _ = (rows, threads);
-        64
+        if self.unit.is_tiles() && rows / threads >= 128 { 128 } else { 64 }
     }
 
     /// Bytes from one row to the next: an odd number of lines, so that rows fall into different cache sets.
@@ -206,7 +215,7 @@ impl Staging8 {
                     _ => quantize_row::<S, f32>(x.row(first + r), x.cols, row),
                 };
                 *to.add(r) = scale;
-                if self.unit == Unit::Vnni {
+                if self.unit.is_shifted() {
                     shift_by_128(row.cast(), steps * TILE_K);
                 }
             }
@@ -284,6 +293,9 @@ unsafe fn shift_by_128(at: *mut u64, n: usize) {
 /// Multiply all rows with some panels and hand the outputs to the epilogue, with row numbers counted from
 /// `first_row`. Two panels at a time; a last one alone is computed twice.
 ///
+/// The epilogue of a block runs between the tile instructions of the next, so that vector and tile units work at the
+/// same time.
+///
 /// # Safety
 /// Rows and panels are readable, the epilogue may write its outputs, the CPU has `S` and what the rows were staged for.
 #[inline(always)]
@@ -294,31 +306,107 @@ pub(super) unsafe fn product<S: Simd, E: Epilogue>(
     epilogue: &E,
     first_row: usize,
 ) {
-    // SAFETY: the caller's promise.
+    let on_tiles = a.unit.is_tiles();
+    let most = if on_tiles { TILE_STEPS } else { a.steps };
+    let mut job = Job::first(a, panels, most);
+    let mut memory = Scratch::take(job.slots * BLOCK * BLOCK);
+    let sums_of: *mut i32 = memory.as_mut_ptr().cast();
+    let mut before = Finished::nothing();
+    // SAFETY: the tiles read whole blocks, for which rows are padded; a block has its slot until it is taken.
     unsafe {
-        #[cfg(target_arch = "x86_64")]
-        if a.unit == Unit::Amx {
-            return super::amx_int8::product::<S, E>(a, b, panels, epilogue, first_row);
-        }
-        let mut memory = Scratch::take(BLOCK * BLOCK);
-        let to: *mut i32 = memory.as_mut_ptr().cast();
-        let mut panel = panels.start;
-        while panel < panels.end {
-            let count = 2.min(panels.end - panel);
-            let columns = [b.codes(panel), b.codes(panel + count - 1)];
-            for row in (0..a.rows).step_by(BLOCK) {
-                let rows = BLOCK.min(a.rows - row);
-                sums(a.unit, a.at.add(row * a.stride), a.stride, rows, columns, a.steps, to);
-                Finished::new(to, a, b, row, panel, count).all::<S, E>(epilogue, first_row);
+        let _tiles = if on_tiles { Some(tiles::configure()) } else { None };
+        loop {
+            let there = job.panel < job.end;
+            let steps = job.steps(a);
+            let to = sums_of.add(job.slot * BLOCK * BLOCK);
+            let left = a.at.add(job.row * a.stride + job.step * TILE_K);
+            let right = [job.panel, job.panel + job.count() - 1];
+            let right = if there { right.map(|panel| b.codes(panel).add(job.step * OPERAND)) } else { [a.at; 2] };
+            if there && on_tiles {
+                if job.step == 0 { tiles::clear() } else { tiles::load(to) }
             }
-            panel += count;
+            let pieces = if there && on_tiles { steps } else { 1 };
+            for piece in 0..pieces {
+                if there && on_tiles {
+                    let (x, k) = (left.add(piece * TILE_K), piece * OPERAND);
+                    tiles::multiply(x, x.add(BLOCK / 2 * a.stride), a.stride, right[0].add(k), right[1].add(k));
+                }
+                before.up_to::<S, E>((piece + 1) * BLOCK / pieces, epilogue, first_row);
+            }
+            if !there {
+                break;
+            }
+            if on_tiles {
+                tiles::store(to);
+            } else {
+                sums(a.unit, left, a.stride, BLOCK.min(a.rows - job.row), right, a.steps, to);
+            }
+            if job.step + steps == a.steps {
+                before = Finished::new(to, a, b, &job);
+            }
+            job.advance(a);
         }
+    }
+}
+
+/// A block of rows by two panels by some `k`.
+struct Job {
+    panel: usize,
+    /// Where the panels end.
+    end: usize,
+    /// The first row.
+    row: usize,
+    /// The first operand tile.
+    step: usize,
+    /// Most operand tiles at a time.
+    most: usize,
+    /// Where its sums are.
+    slot: usize,
+    slots: usize,
+}
+
+impl Job {
+    fn first(a: Rows8, panels: std::ops::Range<usize>, most: usize) -> Self {
+        // Sums of a block are taken while those of the next are made; when `k` is cut, all blocks wait for its end.
+        let slots = if a.steps <= most { 2 } else { a.rows.div_ceil(BLOCK) + 1 };
+        Self { panel: panels.start, end: panels.end, row: 0, step: 0, most, slot: 0, slots }
+    }
+
+    #[inline(always)]
+    fn steps(&self, a: Rows8) -> usize {
+        self.most.min(a.steps - self.step)
+    }
+
+    /// Panels that count.
+    #[inline(always)]
+    fn count(&self) -> usize {
+        2.min(self.end.saturating_sub(self.panel)).max(1)
+    }
+
+    /// All rows, then the next `k`, then the next panels: panels stay in the first-level cache.
+    #[inline(always)]
+    fn advance(&mut self, a: Rows8) {
+        let blocks = a.rows.div_ceil(BLOCK);
+        self.row += BLOCK;
+        self.slot += 1;
+        if self.row >= a.rows {
+            self.row = 0;
+            self.step += self.most;
+            if self.step >= a.steps {
+                self.step = 0;
+                self.panel += 2;
+            } else {
+                // Back to the sums of the first block.
+                self.slot += self.slots - blocks;
+            }
+        }
+        self.slot %= self.slots;
     }
 }
 
 /// A block of sums on its way to the epilogue.
 #[derive(Clone, Copy)]
-pub(super) struct Finished {
+struct Finished {
     sums: *const i32,
     /// Scales of the block's rows.
     row_scales: *const f32,
@@ -333,19 +421,13 @@ pub(super) struct Finished {
 }
 
 impl Finished {
-    /// The block of `count` panels from `panel` and of rows from `row`, as many as there are in a block.
+    /// The sums of a job.
     ///
     /// # Safety
     /// Rows and panels exist; the sums stay until they are taken.
     #[inline(always)]
-    pub(super) unsafe fn new(
-        sums: *const i32,
-        a: Rows8,
-        b: Columns8,
-        row: usize,
-        panel: usize,
-        count: usize,
-    ) -> Self {
+    unsafe fn new(sums: *const i32, a: Rows8, b: Columns8, job: &Job) -> Self {
+        let (row, panel, count) = (job.row, job.panel, job.count());
         // SAFETY: the caller's promise.
         let (row_scales, column_scales) =
             unsafe { (a.scales.add(row), [b.scales(panel), b.scales(panel + count - 1)]) };
@@ -354,27 +436,17 @@ impl Finished {
     }
 
     /// Nothing to do.
-    pub(super) fn nothing() -> Self {
+    fn nothing() -> Self {
         let (sums, row_scales, column_scales) = (std::ptr::null(), std::ptr::null(), [std::ptr::null(); 2]);
         Self { sums, row_scales, column_scales, row: 0, rows: 0, panel: 0, count: 0, done: 0 }
-    }
-
-    /// Hand all rows that are left to the epilogue.
-    ///
-    /// # Safety
-    /// The sums are those of the block; the epilogue may write its outputs; the CPU has `S`.
-    #[inline(always)]
-    pub(super) unsafe fn all<S: Simd, E: Epilogue>(mut self, epilogue: &E, first_row: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { self.up_to::<S, E>(BLOCK, epilogue, first_row) };
     }
 
     /// Hand rows to the epilogue until `rows` of the block, or all that it has, are done.
     ///
     /// # Safety
-    /// As for [`Self::all`].
+    /// The sums are those of the block; the epilogue may write its outputs; the CPU has `S`.
     #[inline(always)]
-    pub(super) unsafe fn up_to<S: Simd, E: Epilogue>(&mut self, rows: usize, epilogue: &E, first_row: usize) {
+    unsafe fn up_to<S: Simd, E: Epilogue>(&mut self, rows: usize, epilogue: &E, first_row: usize) {
         let end = rows.min(self.rows);
         while self.done < end {
             // SAFETY: the caller's promise.

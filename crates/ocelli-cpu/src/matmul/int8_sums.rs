@@ -26,6 +26,22 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
+    /// Whether it is AMX.
+    pub(super) fn is_tiles(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Self::Amx;
+        #[cfg(not(target_arch = "x86_64"))]
+        return false;
+    }
+
+    /// Whether it takes codes of activations shifted by 128.
+    pub(super) fn is_shifted(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Self::Vnni;
+        #[cfg(not(target_arch = "x86_64"))]
+        return false;
+    }
+
     /// The best that the CPU has, among what `isa` allows.
     pub(super) fn of(isa: Isa) -> Self {
         match isa {
@@ -117,14 +133,16 @@ unsafe fn vnni_rows<const MR: usize>(
     use std::arch::x86_64::{_mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_storeu_si512};
     // SAFETY: the caller's promise: `MR` rows, two panels.
     unsafe {
-        let first = b.map(|panel| _mm512_loadu_si512(corrections(panel, steps).cast()));
+        let start = |panel| _mm512_loadu_si512(corrections(panel, steps).cast());
+        let first = [start(b[0]), start(b[1])];
         let mut sums = [first; MR];
         for quad in 0..steps * TILE_K / 4 {
-            let columns = b.map(|panel| _mm512_loadu_si512(panel.add(quad * 4 * LANES).cast()));
+            let at = quad * 4 * LANES;
+            let (c0, c1) = (_mm512_loadu_si512(b[0].add(at).cast()), _mm512_loadu_si512(b[1].add(at).cast()));
             for i in 0..MR {
                 let x = _mm512_set1_epi32(*a.add(i * stride + 4 * quad).cast::<i32>());
-                sums[i][0] = _mm512_dpbusd_epi32(sums[i][0], x, columns[0]);
-                sums[i][1] = _mm512_dpbusd_epi32(sums[i][1], x, columns[1]);
+                sums[i][0] = _mm512_dpbusd_epi32(sums[i][0], x, c0);
+                sums[i][1] = _mm512_dpbusd_epi32(sums[i][1], x, c1);
             }
         }
         for i in 0..MR {

@@ -207,12 +207,33 @@ pub(crate) unsafe fn multiply<S: Simd, E: Epilogue>(
             Stored::Blocks(BlockFormat::Q4) => {
                 blocks::multiply::<S, blocks::Q4, E>(left, weight.blocks(), panels, epilogue, first_row);
             }
-            _ => multiply_dense::<S, E>(left, weight, panels, epilogue, first_row),
+            _ => multiply_whole::<S, E>(left, weight, panels, epilogue, first_row),
         }
     }
 }
 
 /// The same for a matrix that is not in groups.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline(always)]
+pub(crate) unsafe fn multiply_whole<S: Simd, E: Epilogue>(
+    left: Left,
+    weight: &Matrix,
+    panels: std::ops::Range<usize>,
+    epilogue: &E,
+    first_row: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if let Left::Int8(rows) = left {
+            return int8::product::<S, E>(rows, weight.columns8(), panels, epilogue, first_row);
+        }
+        multiply_dense::<S, E>(left, weight, panels, epilogue, first_row);
+    }
+}
+
+/// The same for a matrix in floating point.
 ///
 /// # Safety
 /// As for [`multiply`].
@@ -227,9 +248,7 @@ pub(crate) unsafe fn multiply_dense<S: Simd, E: Epilogue>(
     // SAFETY: the caller's promise.
     unsafe {
         match (left, weight.stored()) {
-            (Left::Int8(rows), _) => {
-                int8::product::<S, E>(rows, weight.columns8(), panels, epilogue, first_row);
-            }
+            (Left::Int8(_), _) => unreachable!("convolutions have no 8-bit weights"),
             (Left::F32(rows), Stored::F32) => {
                 product::<S, f32, E>(rows, weight.columns(), panels, epilogue, first_row);
             }
