@@ -27,7 +27,7 @@ pub(super) const OPERAND: usize = TILE_K * LANES;
 /// Rows, and columns, of one block of sums.
 pub(super) const BLOCK: usize = 32;
 /// Operand tiles of two panels that all rows go through before the next: these stay in the first-level cache.
-const TILE_STEPS: usize = 16;
+const TILE_STEPS: usize = 12;
 /// Scales and corrections behind a panel's codes.
 const TAIL: usize = 2 * LANES * size_of::<f32>();
 /// Rows that begin at a multiple of this never share a line.
@@ -145,7 +145,11 @@ impl Staging8 {
 
     /// Rows that one task takes: its hidden rows stay in the second-level cache.
     pub(super) fn row_block(self, rows: usize, threads: usize) -> usize {
-        if self.unit.is_tiles() && rows / threads >= 128 { 128 } else { 64 }
+        match rows / threads {
+            512.. if self.unit.is_tiles() => 256,
+            128..512 if self.unit.is_tiles() => 128,
+            _ => 64,
+        }
     }
 
     /// Bytes from one row to the next: an odd number of lines, so that rows fall into different cache sets.
@@ -230,52 +234,84 @@ impl Staging8 {
 /// # Safety
 /// `cols` values at `x`, room for the tiles at `to`, the CPU has `S`.
 #[inline(always)]
-unsafe fn quantize_row<S: Simd, E: Elem>(x: *const E, cols: usize, to: *mut i8) -> f32 {
+unsafe fn quantize_row<S: Simd, E: Coded>(x: *const E, cols: usize, to: *mut i8) -> f32 {
     // SAFETY: the caller's promise; a code is written after its value, and all before it, were read.
     unsafe {
-        let (scale, inverse) = row_scale(largest::<S, E>(x, cols));
+        let (scale, inverse) = row_scale(E::largest::<S>(x, cols));
         let inverse = S::splat(inverse);
         let whole = cols / LANES * LANES;
-        for c in (0..whole).step_by(LANES) {
-            S::store_i8(to.add(c), S::mul(E::load::<S>(x.add(c)), inverse));
+        let mut end = 0;
+        while end + 2 * LANES <= whole {
+            E::store_codes::<S>(x.add(end), inverse, to.add(end));
+            end += 2 * LANES;
         }
-        let mut end = whole;
+        if end < whole {
+            S::store_i8(to.add(end), S::mul(E::load::<S>(x.add(end)), inverse));
+            end += LANES;
+        }
         if whole < cols {
             S::store_i8(to.add(whole), S::mul(E::load_partial::<S>(x.add(whole), cols - whole), inverse));
             end += LANES;
         }
-        std::ptr::write_bytes(to.add(end), 0, cols.next_multiple_of(TILE_K) - end);
+        if end < cols.next_multiple_of(TILE_K) {
+            std::ptr::write_bytes(to.add(end), 0, cols.next_multiple_of(TILE_K) - end);
+        }
         scale
     }
 }
 
-/// The largest magnitude of a row.
-#[inline(always)]
-unsafe fn largest<S: Simd, E: Elem>(x: *const E, cols: usize) -> f32 {
-    // SAFETY: the caller's promise: `cols` values.
-    unsafe {
-        // Four chains hide the latency.
-        let mut most = [S::zero(); 4];
-        let mut c = 0;
-        while c + 4 * LANES <= cols {
-            for (i, most) in most.iter_mut().enumerate() {
-                *most = max_magnitude::<S>(*most, E::load::<S>(x.add(c + i * LANES)));
+/// Values that get codes.
+trait Coded: Elem {
+    /// The largest magnitude of `n` values.
+    ///
+    /// # Safety
+    /// They are readable; the CPU has `S`.
+    unsafe fn largest<S: Simd>(x: *const Self, n: usize) -> f32;
+
+    /// Codes of 32 values, all read before any is written.
+    ///
+    /// # Safety
+    /// They are readable, their codes writable; the CPU has `S`.
+    unsafe fn store_codes<S: Simd>(x: *const Self, inverse: S::F, to: *mut i8);
+}
+
+impl Coded for f32 {
+    #[inline(always)]
+    unsafe fn largest<S: Simd>(x: *const Self, n: usize) -> f32 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut most = S::zero();
+            for c in (0..n).step_by(LANES) {
+                let v = if n - c < LANES { S::load_partial(x.add(c), n - c) } else { S::load(x.add(c)) };
+                most = S::max(most, S::max(v, S::sub(S::zero(), v)));
             }
-            c += 4 * LANES;
+            S::reduce_max(most)
         }
-        while c < cols {
-            let n = LANES.min(cols - c);
-            most[0] = max_magnitude::<S>(most[0], E::load_partial::<S>(x.add(c), n));
-            c += n;
+    }
+
+    #[inline(always)]
+    unsafe fn store_codes<S: Simd>(x: *const Self, inverse: S::F, to: *mut i8) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (low, high) = (S::load(x), S::load(x.add(LANES)));
+            S::store_i8(to, S::mul(low, inverse));
+            S::store_i8(to.add(LANES), S::mul(high, inverse));
         }
-        S::reduce_max(S::max(S::max(most[0], most[1]), S::max(most[2], most[3])))
     }
 }
 
-#[inline(always)]
-unsafe fn max_magnitude<S: Simd>(most: S::F, v: S::F) -> S::F {
-    // SAFETY: the caller's promise.
-    unsafe { S::max(most, S::max(v, S::sub(S::zero(), v))) }
+impl Coded for bf16 {
+    #[inline(always)]
+    unsafe fn largest<S: Simd>(x: *const Self, n: usize) -> f32 {
+        // SAFETY: the caller's promise.
+        unsafe { S::largest_bf16(x, n) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_codes<S: Simd>(x: *const Self, inverse: S::F, to: *mut i8) {
+        // SAFETY: the caller's promise.
+        unsafe { S::store_codes_bf16(x, inverse, to) }
+    }
 }
 
 /// Signed codes to unsigned ones, eight at a time.
