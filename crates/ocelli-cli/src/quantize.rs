@@ -5,8 +5,8 @@ use std::path::Path;
 
 use anyhow::bail;
 use ocelli::{
-    BlockFormat, Compared, FastVlm, GREEDY_TOKENS, GateLimits, LoadOptions, QuantPolicy, QuantizeError, built_in_images,
-    compare, write_quantized,
+    BlockFormat, Compared, FastVlm, GREEDY_TOKENS, GateLimits, LoadOptions, QuantPolicy, QuantizeError,
+    built_in_images, compare, write_quantized,
 };
 use serde_json::{Value, json};
 

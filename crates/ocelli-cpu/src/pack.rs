@@ -414,7 +414,9 @@ fn interleave_blocks(format: BlockFormat, rows: &[u8], to: &mut [u8]) {
             scales[(group * LANES + lane) * 2..][..2].copy_from_slice(scale);
             let to = &mut codes[group * from.len() * LANES..][..from.len() * LANES];
             match format {
-                BlockFormat::Q8 | BlockFormat::Int8 => from.iter().enumerate().for_each(|(k, &code)| to[k * LANES + lane] = code),
+                BlockFormat::Q8 | BlockFormat::Int8 => {
+                    from.iter().enumerate().for_each(|(k, &code)| to[k * LANES + lane] = code)
+                }
                 // A word holds eight codes of a row, as the block has them.
                 BlockFormat::Q4 => {
                     for (i, word) in from.chunks_exact(4).enumerate() {

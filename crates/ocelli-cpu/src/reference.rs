@@ -62,8 +62,7 @@ pub(crate) fn run(run: &Run<'_>, op: &Op, cache: Option<&mut KvCache>) -> Result
         }
         Op::Mlp(o) => {
             let (hidden, n) = (run.plan().weight(o.fc1).rows, run.plan().weight(o.fc2).rows);
-            let mut h =
-                linear(&read(o.x), run.weight(o.fc1), hidden, Some(weight(o.bias1)), o.activation);
+            let mut h = linear(&read(o.x), run.weight(o.fc1), hidden, Some(weight(o.bias1)), o.activation);
             if matches!(run.weight(o.fc2), Packed::PlainInt8 { .. }) && run.view(o.x).kind == Kind::Bf16 {
                 // Their codes are made of what is kept of them.
                 h.data.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32());

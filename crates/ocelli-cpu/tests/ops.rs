@@ -163,7 +163,14 @@ fn int8_products_have_the_same_bits_everywhere() {
         let (k, n) = ((rows * 37) % 211 + 1, (rows * 23) % 97 + 1);
         cases.push((rows, k, n));
     }
-    cases.extend([(40, 1100, 33), (33, 64, 32), (300, 1025, 40), (65, 2100, 17), (16, 128, 48), (7, 4000, 1)]);
+    cases.extend([
+        (40, 1100, 33),
+        (33, 64, 32),
+        (300, 1025, 40),
+        (65, 2100, 17),
+        (16, 128, 48),
+        (7, 4000, 1),
+    ]);
     for (rows, k, n) in cases {
         let weights = RandomWeights::new(&[("w.weight", &[n, k, 1, 1]), ("w.bias", &[n])]);
         let weights = Arc::new(weights.quantized(BlockFormat::Int8));

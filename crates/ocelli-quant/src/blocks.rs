@@ -36,8 +36,10 @@ pub struct BlockQ4 {
     pub codes: [u8; GROUP / 2],
 }
 
-const _: () = assert!(size_of::<BlockQ8>() == BlockFormat::Q8.block_bytes(GROUP) && size_of::<BlockQ8>() == 34);
-const _: () = assert!(size_of::<BlockQ4>() == BlockFormat::Q4.block_bytes(GROUP) && size_of::<BlockQ4>() == 18);
+const _: () =
+    assert!(size_of::<BlockQ8>() == BlockFormat::Q8.block_bytes(GROUP) && size_of::<BlockQ8>() == 34);
+const _: () =
+    assert!(size_of::<BlockQ4>() == BlockFormat::Q4.block_bytes(GROUP) && size_of::<BlockQ4>() == 18);
 
 impl BlockQ8 {
     /// Codes of the values: each comes back within half a scale, and a block of zeros exactly.

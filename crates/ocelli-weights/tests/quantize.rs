@@ -49,7 +49,10 @@ fn every_tensor_of_a_written_checkpoint_equals_quantizing_while_reading() {
                 assert_eq!(stored.weights().read(name), live.read(name), "{name}");
                 if let Some(format) = live.block_format(name) {
                     formats[format as usize] += 1;
-                    let mut blocks = [vec![1; tensor.shape[0] * format.row_bytes(tensor.shape[1..].iter().product())], vec![]];
+                    let mut blocks = [
+                        vec![1; tensor.shape[0] * format.row_bytes(tensor.shape[1..].iter().product())],
+                        vec![],
+                    ];
                     blocks[1] = vec![2; blocks[0].len()];
                     live.read_blocks(name, 0, &mut blocks[0]).expect("blocks");
                     stored.weights().read_blocks(name, 0, &mut blocks[1]).expect("blocks");

@@ -79,7 +79,13 @@ pub(super) unsafe fn store(sums: *mut i32) {
 /// # Safety
 /// Tiles are configured, operands are at all four places.
 #[inline(always)]
-pub(super) unsafe fn multiply(upper: *const i8, lower: *const i8, stride: usize, b0: *const i8, b1: *const i8) {
+pub(super) unsafe fn multiply(
+    upper: *const i8,
+    lower: *const i8,
+    stride: usize,
+    b0: *const i8,
+    b1: *const i8,
+) {
     // SAFETY: as above.
     unsafe {
         asm!(

@@ -357,7 +357,8 @@ pub(super) unsafe fn product<S: Simd, E: Epilogue>(
             let to = sums_of.add(job.slot * BLOCK * BLOCK);
             let left = a.at.add(job.row * a.stride + job.step * TILE_K);
             let right = [job.panel, job.panel + job.count() - 1];
-            let right = if there { right.map(|panel| b.codes(panel).add(job.step * OPERAND)) } else { [a.at; 2] };
+            let right =
+                if there { right.map(|panel| b.codes(panel).add(job.step * OPERAND)) } else { [a.at; 2] };
             if there && on_tiles {
                 if job.step == 0 { tiles::clear() } else { tiles::load(to) }
             }
@@ -365,7 +366,13 @@ pub(super) unsafe fn product<S: Simd, E: Epilogue>(
             for piece in 0..pieces {
                 if there && on_tiles {
                     let (x, k) = (left.add(piece * TILE_K), piece * OPERAND);
-                    tiles::multiply(x, x.add(BLOCK / 2 * a.stride), a.stride, right[0].add(k), right[1].add(k));
+                    tiles::multiply(
+                        x,
+                        x.add(BLOCK / 2 * a.stride),
+                        a.stride,
+                        right[0].add(k),
+                        right[1].add(k),
+                    );
                 }
                 before.up_to::<S, E>((piece + 1) * BLOCK / pieces, epilogue, first_row);
             }

@@ -2,9 +2,9 @@
 //!
 //! All give the same integers. AMX has a file of its own, [`super::amx_int8`].
 
-use super::int8::{BLOCK, TILE_K};
 #[cfg(target_arch = "x86_64")]
 use super::int8::corrections;
+use super::int8::{BLOCK, TILE_K};
 use crate::Isa;
 use crate::simd::LANES;
 
@@ -130,7 +130,9 @@ unsafe fn vnni_rows<const MR: usize>(
     steps: usize,
     to: *mut i32,
 ) -> usize {
-    use std::arch::x86_64::{_mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_storeu_si512};
+    use std::arch::x86_64::{
+        _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_storeu_si512,
+    };
     // SAFETY: the caller's promise: `MR` rows, two panels.
     unsafe {
         let start = |panel| _mm512_loadu_si512(corrections(panel, steps).cast());

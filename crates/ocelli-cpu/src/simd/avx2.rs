@@ -103,8 +103,7 @@ unsafe impl Simd for Avx2 {
             let words = _mm256_packs_epi32(_mm256_cvtps_epi32(v.0), _mm256_cvtps_epi32(v.1));
             // Packing takes turns between the halves of its operands.
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
-            let bytes =
-                _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             _mm_storeu_si128(p.cast(), bytes);
         }
     }

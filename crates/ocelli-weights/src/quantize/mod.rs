@@ -56,7 +56,8 @@ impl QuantPolicy {
     pub fn format_of(&self, name: &str, shape: &[usize]) -> Option<BlockFormat> {
         if name.starts_with("vision.") {
             let (&[rows, cols] | &[rows, cols, 1, 1]) = shape else { return None };
-            let wide = rows.min(cols) >= LEAST_VISION_SIDE && WIDE_VISION.iter().any(|end| name.ends_with(end));
+            let wide =
+                rows.min(cols) >= LEAST_VISION_SIDE && WIDE_VISION.iter().any(|end| name.ends_with(end));
             return (self.int8_vision && wide).then_some(BlockFormat::Int8);
         }
         let language = name.strip_prefix("language.")?;
