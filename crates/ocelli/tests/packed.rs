@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use ocelli::{ClipOptions, DType, FastVlm, LoadOptions, MobileClip, Request, SynthArch};
+use ocelli::{
+    BlockFormat, ClipOptions, DType, FastVlm, LoadOptions, MobileClip, QuantPolicy, Request, SynthArch,
+};
 use ocelli_testing::fixture;
 
 fn clip(model: &Path, packed: Option<&Path>) -> Vec<f32> {
@@ -59,14 +61,16 @@ fn a_second_start_gives_the_same_embeddings_and_an_edit_is_seen() {
 #[test]
 fn a_second_start_gives_the_same_answer() {
     let dir = tempfile::tempdir().expect("dir");
-    let answer = |packed: Option<&Path>, dtype| {
-        let options = LoadOptions { dtype, packed_dir: packed.map(Path::to_owned), ..LoadOptions::default() };
+    let answer_of = |packed: Option<&Path>, dtype, quant| {
+        let packed_dir = packed.map(Path::to_owned);
+        let options = LoadOptions { dtype, quant, packed_dir, ..LoadOptions::default() };
         let model = FastVlm::load(&fixture("fastvlm-apple"), &options).expect("model");
         let image = model.open_image(&fixture("images/rgb_160x120.png")).expect("image");
         let mut request = Request::ask("What is this?", vec![image]);
         request.max_tokens = 12;
         model.generate(&request, &mut |_| ()).expect("answer").token_ids
     };
+    let answer = |packed: Option<&Path>, dtype| answer_of(packed, dtype, None);
     for dtype in [DType::F32, DType::Bf16] {
         let expected = answer(None, dtype);
         for _ in 0..2 {
@@ -74,6 +78,14 @@ fn a_second_start_gives_the_same_answer() {
         }
     }
     assert_eq!(files(dir.path()).len(), 2, "one for each type");
+    let policies = [QuantPolicy::VISION, QuantPolicy::of(BlockFormat::Q8).with_vision(true)];
+    for quant in policies.map(Some) {
+        let expected = answer_of(None, DType::Bf16, quant);
+        for _ in 0..2 {
+            assert_eq!(answer_of(Some(dir.path()), DType::Bf16, quant), expected);
+        }
+    }
+    assert_eq!(files(dir.path()).len(), 4, "and one for each way to quantize");
     // A directory that cannot be made costs nothing but time.
     let blocked = dir.path().join("file");
     fs::write(&blocked, "no directory").expect("file");
