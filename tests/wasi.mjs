@@ -1,0 +1,17 @@
+// Runs a WebAssembly program of wasm32-wasip1 with Node: `node tests/wasi.mjs program.wasm arguments…`.
+// The program sees no files and no variables but `OCELLI_ISA`.
+import { readFile } from "node:fs/promises";
+import { argv, env, exit } from "node:process";
+import { WASI } from "node:wasi";
+
+const [program, ...rest] = argv.slice(2);
+const { OCELLI_ISA } = env;
+const wasi = new WASI({
+    version: "preview1",
+    args: [program, ...rest],
+    env: OCELLI_ISA ? { OCELLI_ISA } : {},
+    returnOnExit: true,
+});
+const module = await WebAssembly.compile(await readFile(program));
+// A panic ends as a trap: Node prints it and fails.
+exit(wasi.start(await WebAssembly.instantiate(module, wasi.getImportObject())));
