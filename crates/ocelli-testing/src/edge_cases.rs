@@ -58,7 +58,11 @@ fn rows_of(n: usize) -> Vec<OpCase> {
     let case = |what: &str| Case::new(format!("{what} {rows}x{n}"), rows, n);
     let names = MlpWeights { fc1: "a".into(), fc2: "b".into(), scale: None };
     let hidden = 2 * n + 1;
-    let mlp = case("mlp").weight("a.weight", &[hidden, n]).weight("b.weight", &[n, hidden]);
+    let mlp = case("mlp")
+        .weight("a.weight", &[hidden, n])
+        .weight("a.bias", &[hidden])
+        .weight("b.weight", &[n, hidden])
+        .weight("b.bias", &[n]);
     let positions = case("positions").weight("table", &[rows, n]);
     vec![
         case("add").op(|b, x| b.add(x, x).expect("case")),
