@@ -128,7 +128,7 @@ impl Session {
             },
             "peak_rss_bytes": ocelli::peak_rss_bytes(),
             "model": self.name,
-            "quant": self.model.quant().map(|format| format.name()),
+            "quant": self.model.quant_name(),
             "device": "cpu",
             "kernels": self.model.kernels(),
         })

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ocelli::{BlockFormat, SynthArch};
+use ocelli::{BlockFormat, QuantPolicy, SynthArch};
 
 use crate::bench::args::BenchCommand;
 use crate::photos::args::{DupesArgs, IndexArgs, SearchArgs, SimilarArgs, StatsArgs};
@@ -198,6 +198,20 @@ pub struct ModelArgs {
     /// Quantize the language model while loading: less memory, faster answers, a little less exact
     #[arg(long, value_enum)]
     pub quant: Option<QuantArg>,
+    /// The wide matrices of the vision tower while loading: q8 multiplies 8-bit integers, with or without --quant
+    #[arg(long, value_enum)]
+    pub quant_vision: Option<VisionArg>,
+}
+
+impl ModelArgs {
+    /// What to quantize while loading, if anything.
+    pub fn policy(&self) -> Option<QuantPolicy> {
+        let int8_vision = self.quant_vision == Some(VisionArg::Q8);
+        match self.quant {
+            Some(quant) => Some(QuantPolicy::of(quant.format()).with_vision(int8_vision)),
+            None => int8_vision.then_some(QuantPolicy::VISION),
+        }
+    }
 }
 
 /// What to quantize, and where to.
@@ -215,7 +229,7 @@ pub struct QuantizeArgs {
     /// Blocks of the embedding and the head
     #[arg(long, value_enum, default_value_t = QuantArg::Q8)]
     pub head: QuantArg,
-    /// What becomes of the vision tower: bf16 keeps it as it is stored
+    /// What becomes of the wide matrices of the vision tower: bf16 keeps them as they are stored
     #[arg(long, value_enum, default_value_t = VisionArg::Bf16)]
     pub vision: VisionArg,
     /// A picture to compare on; may be repeated; without it, three drawn ones
@@ -254,9 +268,12 @@ impl QuantArg {
     }
 }
 
-/// What becomes of the vision tower.
+/// What becomes of the wide matrices of the vision tower.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
 pub enum VisionArg {
+    /// 8-bit codes with a scale a row; activations get 8-bit codes while it runs
+    Q8,
+    /// They stay as they are stored
     Bf16,
 }
 

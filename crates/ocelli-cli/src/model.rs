@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use ocelli::{DType, FastVlm, LoadOptions, QuantPolicy, SynthArch};
+use ocelli::{DType, FastVlm, LoadOptions, SynthArch};
 use serde_json::json;
 
 use crate::args::{Device, Dtype, ModelArgs};
@@ -38,7 +38,7 @@ pub fn load(args: &ModelArgs) -> anyhow::Result<(FastVlm, PathBuf, f64)> {
     let dir = args.model.as_deref().map_or_else(default_model, find)?;
     let start = Instant::now();
     let (vision, threads) = (args.vision.clone(), args.threads);
-    let (dtype, quant) = (compute_type(args.dtype), args.quant.map(|quant| QuantPolicy::of(quant.format())));
+    let (dtype, quant) = (compute_type(args.dtype), args.policy());
     let options =
         LoadOptions { vision, dtype, quant, threads, packed_dir: packed(), ..LoadOptions::default() };
     let model = FastVlm::load(&dir, &options)?;

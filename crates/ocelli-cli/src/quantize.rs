@@ -5,12 +5,12 @@ use std::path::Path;
 
 use anyhow::bail;
 use ocelli::{
-    Compared, FastVlm, GREEDY_TOKENS, GateLimits, LoadOptions, QuantPolicy, QuantizeError, built_in_images,
+    BlockFormat, Compared, FastVlm, GREEDY_TOKENS, GateLimits, LoadOptions, QuantPolicy, QuantizeError, built_in_images,
     compare, write_quantized,
 };
 use serde_json::{Value, json};
 
-use crate::args::QuantizeArgs;
+use crate::args::{QuantizeArgs, VisionArg};
 use crate::home::find;
 use crate::message::size;
 use crate::model::compute_type;
@@ -23,7 +23,11 @@ pub fn quantize(args: &QuantizeArgs) -> anyhow::Result<bool> {
         // Before minutes of work.
         return Err(QuantizeError::Exists { dir: out.clone() }.into());
     }
-    let policy = QuantPolicy { layers: args.weights.format(), head: args.head.format() };
+    let policy = QuantPolicy {
+        layers: Some(args.weights.format()),
+        head: Some(args.head.format()),
+        int8_vision: args.vision == VisionArg::Q8,
+    };
     let (names, pictures) = gate(args, &from, policy)?;
     let limits = GateLimits::of(policy.layers);
     let broken = limits.broken(&pictures);
@@ -131,9 +135,9 @@ fn report(
     json!({
         "model": args.model,
         "out": bytes.and(args.out.as_ref()).map(|out| out.display().to_string()),
-        "layers": policy.layers.name(),
-        "head": policy.head.name(),
-        "vision": "bf16",
+        "layers": policy.layers.map(BlockFormat::name),
+        "head": policy.head.map(BlockFormat::name),
+        "vision": if policy.int8_vision { "q8" } else { "bf16" },
         "limits": {"image_cosine": limits.image_cosine, "kl_mean": limits.kl, "top1": limits.top1},
         "pictures": pictures,
         "passed": broken.is_empty(),

@@ -78,3 +78,28 @@ fn over_a_limit_nothing_is_written_unless_forced() {
     assert_exit(&run(home.path(), &[&args[..], &["--force"]].concat()), 0);
     assert!(out.join("model.safetensors").is_file() && out.join("tokenizer.json").is_file());
 }
+
+#[test]
+fn the_tower_is_quantized_while_loading_and_into_a_file() {
+    let home = tempfile::tempdir().expect("home");
+    let (model, image) = (path("fastvlm-apple"), path("images/rgb_160x120.png"));
+    let out = home.path().join("q8");
+    let to = out.to_str().expect("utf-8");
+    let args =
+        ["quantize", &model, to, "--weights", "q8", "--vision", "q8", "--image", &image, "--json", "--force"];
+    let output = run(home.path(), &args);
+    assert_exit(&output, 0);
+    assert_eq!(json_lines(&output)[0]["vision"], json!("q8"));
+    let ask = |extra: &[&str]| {
+        let args = ["caption", &image, "--json", "--ignore-eos", "--max-tokens", "16"];
+        let output = run(home.path(), &[&args[..], extra].concat());
+        assert_exit(&output, 0);
+        let line = json_lines(&output).remove(0);
+        (line["token_ids"].clone(), line["quant"].clone())
+    };
+    let stored = ask(&["--model", to]);
+    assert_eq!(stored, ask(&["--model", &model, "--quant", "q8", "--quant-vision", "q8"]));
+    assert_eq!(stored.1, json!("q8+vision-int8"));
+    assert_eq!(ask(&["--model", &model, "--quant-vision", "q8"]).1, json!("vision-int8"));
+    assert_eq!(ask(&["--model", &model, "--quant-vision", "bf16"]).1, json!(null));
+}

@@ -3,7 +3,7 @@
 use ocelli_plan::Activation;
 
 use crate::Isa;
-use crate::matmul::{Epilogue, Finish, GateUp, Staging, multiply, multiply_dense};
+use crate::matmul::{Epilogue, Finish, GateUp, Staging, multiply, multiply_whole};
 use crate::pack::Matrix;
 use crate::pool::Pool;
 use crate::scratch::Scratch;
@@ -83,13 +83,14 @@ pub(crate) struct MlpParts<'a> {
 ///
 /// With many rows each task takes a block through both products, so the hidden rows never leave its
 /// cache. With few rows the threads share the columns instead, or some would have nothing to do; so they
-/// do with quantized matrices, whose codes are expanded once for many rows.
+/// do with matrices in groups, whose codes are expanded once for many rows, and where the two are not stored alike.
 pub(crate) fn mlp(isa: Isa, pool: &Pool, parts: &MlpParts<'_>) {
     let rows = parts.x.rows;
     let staging = Staging::of(isa, parts.x, parts.fc2);
     let block = staging.row_block(parts.fc2, rows, pool.threads());
     let quantized = parts.fc1.is_quantized() || parts.fc2.is_quantized();
-    if !quantized && rows >= block * pool.threads() {
+    let alike = staging == Staging::of(isa, parts.x, parts.fc1);
+    if alike && !quantized && rows >= block * pool.threads() {
         return pool.run(rows.div_ceil(block), &|task| {
             let first = task * block;
             isa.dispatch(MlpTask { staging, parts, first, rows: block.min(rows - first) });
@@ -127,9 +128,9 @@ impl Kernel for MlpTask<'_, '_> {
             let x = staging.stage::<S>(parts.x, first, rows, scratch);
             let hidden = scratch.add(input_len);
             let view = staging.view(hidden, rows, parts.hidden);
-            multiply_dense::<S, _>(x, parts.fc1, 0..parts.fc1.panels, &hidden_rows(parts, view), 0);
-            let hidden = staging.written(hidden, rows, parts.hidden);
-            multiply_dense::<S, _>(hidden, parts.fc2, 0..parts.fc2.panels, &parts.finish, first);
+            multiply_whole::<S, _>(x, parts.fc1, 0..parts.fc1.panels, &hidden_rows(parts, view), 0);
+            let hidden = staging.complete::<S>(hidden, rows, parts.hidden);
+            multiply_whole::<S, _>(hidden, parts.fc2, 0..parts.fc2.panels, &parts.finish, first);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A matrix `[n, k]` becomes panels of sixteen outputs. In f32 a panel is `[k][16]`; in bf16 pairs of
 //! `k` are interleaved, `[k / 2][16][2]`: the operand layout of the bf16 matrix instructions, which
 //! AVX-512 and AVX2 unpack with a shift and a mask. A quantized matrix keeps its codes, see
-//! [`crate::matmul::Blocks`].
+//! [`crate::matmul::Blocks`] and [`crate::matmul::int8`].
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use half::{bf16, f16};
 use ocelli_plan::{BlockFormat, DType, Plan, WeightDecl, WeightError, WeightLayout, WeightSource};
 
 use crate::buffer::{Buffer, CACHE_LINE};
-use crate::matmul::{Blocks, Columns};
+use crate::matmul::{Blocks, Columns, int8};
 use crate::packed_file::{self, PackedFile};
 use crate::pool::Pool;
 use crate::simd::{Elem, LANES};
@@ -36,6 +36,11 @@ pub(crate) enum Packed {
     },
     /// `[rows, cols]` as the scalar reference reads it.
     Plain(Vec<f32>),
+    /// The same of a matrix whose rows have 8-bit codes and one scale each.
+    PlainInt8 {
+        codes: Vec<i8>,
+        scales: Vec<f32>,
+    },
 }
 
 /// How the values of a matrix are stored.
@@ -43,7 +48,18 @@ pub(crate) enum Packed {
 pub(crate) enum Stored {
     F32,
     Bf16,
+    /// In groups of 32.
     Blocks(BlockFormat),
+    Int8,
+}
+
+impl From<BlockFormat> for Stored {
+    fn from(format: BlockFormat) -> Self {
+        match format {
+            BlockFormat::Q8 | BlockFormat::Q4 => Self::Blocks(format),
+            BlockFormat::Int8 => Self::Int8,
+        }
+    }
 }
 
 impl From<DType> for Stored {
@@ -69,6 +85,7 @@ impl Matrix {
         Self { buffer, stored, k, panels }
     }
 
+    /// Whether it is stored in groups.
     pub(crate) fn is_quantized(&self) -> bool {
         matches!(self.stored, Stored::Blocks(_))
     }
@@ -88,7 +105,13 @@ impl Matrix {
         }
     }
 
-    /// The panels of a quantized matrix.
+    /// The panels of a matrix of 8-bit rows.
+    pub(crate) fn columns8(&self) -> int8::Columns8 {
+        debug_assert!(self.stored == Stored::Int8);
+        int8::Columns8::new(self.buffer.as_ptr(), self.k)
+    }
+
+    /// The panels of a matrix in groups.
     pub(crate) fn blocks(&self) -> Blocks {
         debug_assert!(self.is_quantized());
         Blocks {
@@ -110,6 +133,7 @@ fn panel_bytes(k: usize, stored: Stored) -> usize {
         Stored::F32 => k * LANES * 4,
         Stored::Bf16 => k.next_multiple_of(TILE_K) * LANES * 2,
         Stored::Blocks(format) => (format.row_bytes(k) * LANES).next_multiple_of(CACHE_LINE),
+        Stored::Int8 => int8::panel_bytes(k),
     }
 }
 
@@ -120,6 +144,7 @@ impl Packed {
             Packed::Vector(v) | Packed::Plain(v) | Packed::Depthwise { weights: v, .. } => {
                 size_of_val(&v[..])
             }
+            Packed::PlainInt8 { codes, scales } => codes.len() + size_of_val(&scales[..]),
             Packed::Table { .. } => 0,
         }
     }
@@ -249,6 +274,9 @@ impl WeightStore {
 
     /// Row-major f32, matrices rounded to the compute type; quantized ones are exact.
     fn pack_plain(&self, decl: &WeightDecl) -> Result<Packed, WeightError> {
+        if decl.block_format(&*self.source) == Some(BlockFormat::Int8) {
+            return self.pack_plain_int8(decl);
+        }
         let is_matrix = decl.layout != WeightLayout::Depthwise && decl.block_format(&*self.source).is_none();
         let mut values = vec![0.0; decl.rows * decl.cols];
         let mut reader = RowReader::new(&*self.source, decl);
@@ -261,10 +289,23 @@ impl WeightStore {
         Ok(Packed::Plain(values))
     }
 
+    fn pack_plain_int8(&self, decl: &WeightDecl) -> Result<Packed, WeightError> {
+        let reader = RowReader::new(&*self.source, decl);
+        let mut row = vec![0; BlockFormat::Int8.row_bytes(decl.cols)];
+        let (mut codes, mut scales) = (Vec::with_capacity(decl.rows * decl.cols), Vec::new());
+        for i in 0..decl.rows {
+            reader.read_blocks(i, BlockFormat::Int8, &mut row)?;
+            let (scale, row) = row.split_at(size_of::<f32>());
+            scales.push(f32::from_le_bytes([scale[0], scale[1], scale[2], scale[3]]));
+            codes.extend(row.iter().map(|&code| code as i8));
+        }
+        Ok(Packed::PlainInt8 { codes, scales })
+    }
+
     fn pack_matrix(&self, decl: &WeightDecl, pool: &Pool) -> Result<Packed, WeightError> {
         let groups = if decl.layout == WeightLayout::GatePair { 2 } else { 1 };
         let panels = groups * (decl.rows / groups).div_ceil(LANES);
-        let stored = decl.block_format(&*self.source).map_or(self.dtype.into(), Stored::Blocks);
+        let stored = decl.block_format(&*self.source).map_or(self.dtype.into(), Stored::from);
         let bytes = panels * panel_bytes(decl.cols, stored);
         let kept = self.file.get().and_then(|file| file.get(&file_name(decl, stored), bytes));
         if let Some(buffer) = kept {
@@ -298,7 +339,12 @@ impl WeightStore {
         let count = LANES.min(group_rows - first);
         let rows = panel % groups * group_rows + first;
         let mut reader = RowReader::new(&*self.source, decl);
-        if let Stored::Blocks(format) = target.stored {
+        let format = match target.stored {
+            Stored::Blocks(format) => Some(format),
+            Stored::Int8 => Some(BlockFormat::Int8),
+            Stored::F32 | Stored::Bf16 => None,
+        };
+        if let Some(format) = format {
             let row_bytes = format.row_bytes(decl.cols);
             let mut blocks = vec![0; LANES * row_bytes];
             for (i, out) in blocks.chunks_exact_mut(row_bytes).take(count).enumerate() {
@@ -306,7 +352,10 @@ impl WeightStore {
             }
             // SAFETY: each panel is filled by one task; the buffer holds all of them.
             let to = unsafe { std::slice::from_raw_parts_mut(target.panel(panel), target.panel_bytes()) };
-            interleave_blocks(format, &blocks, to);
+            match format {
+                BlockFormat::Int8 => int8::pack_panel(&blocks, decl.cols, to),
+                BlockFormat::Q8 | BlockFormat::Q4 => interleave_blocks(format, &blocks, to),
+            }
             return Ok(());
         }
         let mut values = vec![0.0; LANES * decl.cols];
@@ -357,7 +406,7 @@ impl Target {
 
 /// Write sixteen rows of blocks as the codes of all groups, then their scales.
 fn interleave_blocks(format: BlockFormat, rows: &[u8], to: &mut [u8]) {
-    let (block_bytes, row_bytes) = (format.block_bytes(), rows.len() / LANES);
+    let (block_bytes, row_bytes) = (format.block_bytes(BlockFormat::GROUP), rows.len() / LANES);
     let (codes, scales) = to.split_at_mut((row_bytes - row_bytes / block_bytes * 2) * LANES);
     for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
         for (group, block) in row.chunks_exact(block_bytes).enumerate() {
@@ -365,7 +414,7 @@ fn interleave_blocks(format: BlockFormat, rows: &[u8], to: &mut [u8]) {
             scales[(group * LANES + lane) * 2..][..2].copy_from_slice(scale);
             let to = &mut codes[group * from.len() * LANES..][..from.len() * LANES];
             match format {
-                BlockFormat::Q8 => from.iter().enumerate().for_each(|(k, &code)| to[k * LANES + lane] = code),
+                BlockFormat::Q8 | BlockFormat::Int8 => from.iter().enumerate().for_each(|(k, &code)| to[k * LANES + lane] = code),
                 // A word holds eight codes of a row, as the block has them.
                 BlockFormat::Q4 => {
                     for (i, word) in from.chunks_exact(4).enumerate() {
@@ -428,9 +477,16 @@ impl<'a> RowReader<'a> {
     fn read_blocks(&self, row: usize, format: BlockFormat, out: &mut [u8]) -> Result<(), WeightError> {
         let (name, row) = self.place(row);
         self.source.read_blocks(name, row, out)?;
-        let mut scales = out.chunks_exact(format.block_bytes()).map(|b| f16::from_le_bytes([b[0], b[1]]));
+        let refuse = |reason: String| Err(WeightError::new(name, reason));
+        if format == BlockFormat::Int8 && self.decl.cols > int8::MOST_K {
+            return refuse(format!("rows of {} codes; at most {}", self.decl.cols, int8::MOST_K));
+        }
+        let mut scales = out.chunks_exact(format.block_bytes(self.decl.cols)).map(|b| match format {
+            BlockFormat::Q8 | BlockFormat::Q4 => f16::from_le_bytes([b[0], b[1]]).to_f32(),
+            BlockFormat::Int8 => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+        });
         if let Some(scale) = scales.find(|scale| !scale.is_finite()) {
-            return Err(WeightError::new(name, format!("row {row} has a block with the scale {scale}")));
+            return refuse(format!("row {row} has a block with the scale {scale}"));
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 //!
 //! | header bytes | what |
 //! |---|---|
-//! | 0..8 | `OcelPak1`; the last digit grows when any layout changes |
+//! | 0..8 | `OcelPak2`; the last digit grows when any layout changes |
 //! | 8..16 | key: what was packed, for the caller to choose |
 //! | 16..24, 24..32 | where the table begins, and its bytes |
 //! | 32..40 | checksum of the table |
@@ -24,7 +24,7 @@ use memmap2::Mmap;
 
 use crate::buffer::Buffer;
 
-const MAGIC: &[u8; 8] = b"OcelPak1";
+const MAGIC: &[u8; 8] = b"OcelPak2";
 const PAGE: usize = 4096;
 
 /// A mapped file of packed matrices.

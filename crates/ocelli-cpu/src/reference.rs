@@ -3,10 +3,14 @@
 //! Plain loops over f32 rows. Inputs are widened and outputs rounded to the compute type, so that a
 //! kernel may be compared with them in either type.
 
+use half::bf16;
 use ocelli_plan::{Activation, Op, TensorId, WeightId};
 
 use crate::kv_cache::KvCache;
+use crate::matmul::int8::row_scale;
+use crate::pack::Packed;
 use crate::session::{Run, RunError, needed, read_view, take_last_row, write_view};
+use crate::view::Kind;
 
 /// A tensor as f32 `[rows, cols]`.
 struct Values {
@@ -41,13 +45,13 @@ pub(crate) fn run(run: &Run<'_>, op: &Op, cache: Option<&mut KvCache>) -> Result
     match op {
         Op::Linear(o) => {
             let n = run.plan().weight(o.weight).rows;
-            let mut y = linear(&read(o.x), weight(o.weight), n, optional(o.bias), o.activation);
+            let mut y = linear(&read(o.x), run.weight(o.weight), n, optional(o.bias), o.activation);
             finish(&mut y, optional(o.scale), o.residual.map(read));
             write(o.out, y);
         }
         Op::GatedLinear(o) => {
             let n = run.plan().weight(o.weight).rows / 2;
-            let both = linear(&read(o.x), weight(o.weight), 2 * n, None, Activation::None);
+            let both = linear(&read(o.x), run.weight(o.weight), 2 * n, None, Activation::None);
             let mut y = Values::zeroed(both.rows, n);
             for r in 0..y.rows {
                 for c in 0..n {
@@ -58,8 +62,13 @@ pub(crate) fn run(run: &Run<'_>, op: &Op, cache: Option<&mut KvCache>) -> Result
         }
         Op::Mlp(o) => {
             let (hidden, n) = (run.plan().weight(o.fc1).rows, run.plan().weight(o.fc2).rows);
-            let h = linear(&read(o.x), weight(o.fc1), hidden, Some(weight(o.bias1)), o.activation);
-            let mut y = linear(&h, weight(o.fc2), n, Some(weight(o.bias2)), Activation::None);
+            let mut h =
+                linear(&read(o.x), run.weight(o.fc1), hidden, Some(weight(o.bias1)), o.activation);
+            if matches!(run.weight(o.fc2), Packed::PlainInt8 { .. }) && run.view(o.x).kind == Kind::Bf16 {
+                // Their codes are made of what is kept of them.
+                h.data.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32());
+            }
+            let mut y = linear(&h, run.weight(o.fc2), n, Some(weight(o.bias2)), Activation::None);
             finish(&mut y, optional(o.scale), o.residual.map(read));
             write(o.out, y);
         }
@@ -110,9 +119,9 @@ pub(crate) fn run(run: &Run<'_>, op: &Op, cache: Option<&mut KvCache>) -> Result
         Op::SqueezeExcite(o) => {
             let x = read(o.x);
             let hidden = run.plan().weight(o.fc1).rows;
-            let mut s = linear(&mean(&x), weight(o.fc1), hidden, Some(weight(o.bias1)), Activation::None);
+            let mut s = linear(&mean(&x), run.weight(o.fc1), hidden, Some(weight(o.bias1)), Activation::None);
             s.data.iter_mut().for_each(|v| *v = v.max(0.0));
-            let gate = linear(&s, weight(o.fc2), x.cols, Some(weight(o.bias2)), Activation::None);
+            let gate = linear(&s, run.weight(o.fc2), x.cols, Some(weight(o.bias2)), Activation::None);
             let mut y = x;
             for r in 0..y.rows {
                 for (v, &g) in y.row_mut(r).iter_mut().zip(gate.row(0)) {
@@ -134,14 +143,29 @@ pub(crate) fn run(run: &Run<'_>, op: &Op, cache: Option<&mut KvCache>) -> Result
 }
 
 /// `activation(x W^T + bias)`.
-fn linear(x: &Values, weight: &[f32], n: usize, bias: Option<&[f32]>, activation: Activation) -> Values {
+fn linear(x: &Values, weight: &Packed, n: usize, bias: Option<&[f32]>, activation: Activation) -> Values {
     let mut y = Values::zeroed(x.rows, n);
     for r in 0..x.rows {
-        for (c, w) in weight.chunks_exact(x.cols).enumerate() {
+        if let Packed::PlainInt8 { codes, scales } = weight {
+            int8_row(x.row(r), codes, scales, y.row_mut(r));
+            continue;
+        }
+        for (c, w) in weight.plain().chunks_exact(x.cols).enumerate() {
             y.row_mut(r)[c] = dot(x.row(r), w);
         }
     }
     biased(y, bias, activation)
+}
+
+/// Codes of a row, nearest and ties to even, times the codes of each weight row: integers, so the order of the sum
+/// is all the same.
+fn int8_row(x: &[f32], weight: &[i8], scales: &[f32], y: &mut [f32]) {
+    let (scale, inverse) = row_scale(x.iter().fold(0.0, |most, v| most.max(v.abs())));
+    let x: Vec<i32> = x.iter().map(|v| i32::from((v * inverse).round_ties_even() as i8)).collect();
+    for ((y, w), &weight_scale) in y.iter_mut().zip(weight.chunks_exact(x.len())).zip(scales) {
+        let sum: i32 = x.iter().zip(w).map(|(&x, &w)| x * i32::from(w)).sum();
+        *y = sum as f32 * (scale * weight_scale);
+    }
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {

@@ -2,14 +2,19 @@
 
 use std::fmt;
 
-/// How the rows of a quantized matrix are stored: each row in blocks of [`BlockFormat::GROUP`] values,
-/// the last one padded with zeros, each with one f16 scale. `ocelli-quant` encodes and decodes them.
+/// How the rows of a quantized matrix are stored. `ocelli-quant` encodes and decodes them.
+///
+/// Rows of `Q8` and `Q4` are blocks of [`BlockFormat::GROUP`] values, the last one padded with zeros, each with one
+/// f16 scale. A row of `Int8` is one block: an f32 scale, then a code for each value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BlockFormat {
     /// 8-bit codes: 8.5 bits a value.
     Q8,
     /// 4-bit codes: 4.5 bits a value.
     Q4,
+    /// 8-bit codes with one scale for the whole row. Products quantize their activations too, each row by its
+    /// largest magnitude, and sum integers: for matrices that many rows go through.
+    Int8,
 }
 
 impl BlockFormat {
@@ -21,20 +26,26 @@ impl BlockFormat {
         match self {
             BlockFormat::Q8 => "q8",
             BlockFormat::Q4 => "q4",
+            BlockFormat::Int8 => "int8",
         }
     }
 
-    /// Bytes of one block: the scale, then the codes.
-    pub const fn block_bytes(self) -> usize {
+    /// Bytes of one block of a row of `cols` values: the scale, then the codes.
+    pub const fn block_bytes(self, cols: usize) -> usize {
         match self {
             BlockFormat::Q8 => 2 + Self::GROUP,
             BlockFormat::Q4 => 2 + Self::GROUP / 2,
+            BlockFormat::Int8 => 4 + cols,
         }
     }
 
     /// Bytes of a row of `cols` values.
     pub const fn row_bytes(self, cols: usize) -> usize {
-        cols.div_ceil(Self::GROUP) * self.block_bytes()
+        let blocks = match self {
+            BlockFormat::Q8 | BlockFormat::Q4 => cols.div_ceil(Self::GROUP),
+            BlockFormat::Int8 => 1,
+        };
+        blocks * self.block_bytes(cols)
     }
 }
 

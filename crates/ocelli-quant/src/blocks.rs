@@ -1,10 +1,12 @@
-//! Our own blocks: 32 values with one f16 scale and a signed code each.
+//! Our own blocks: 32 values, or a whole row, with one scale and a signed code each.
 //!
 //! ```text
-//! value[i] = scale * code[i]        q8: code in -127..=127, q4: code in -8..=7
+//! value[i] = scale * code[i]        q8, int8: code in -127..=127, q4: code in -8..=7
 //! ```
 //!
-//! The product of an f16 and such a code is exact in f32, so everybody who decodes a block gets the same
+//! The scale is an f16 for the 32 values of a block of q8 and q4, and an f32 for a row of int8.
+//!
+//! The product of an f16 scale and such a code is exact in f32, so everybody who decodes a block gets the same
 //! bits, whatever the instruction set. There is no minimum: on bell-shaped weights symmetric 4-bit codes
 //! in groups of 32 have a smaller error than codes with a minimum in groups of 64 of the same size
 //! (`symmetric_codes_are_as_good_as_those_with_a_minimum` below measures it).
@@ -34,8 +36,8 @@ pub struct BlockQ4 {
     pub codes: [u8; GROUP / 2],
 }
 
-const _: () = assert!(size_of::<BlockQ8>() == BlockFormat::Q8.block_bytes() && size_of::<BlockQ8>() == 34);
-const _: () = assert!(size_of::<BlockQ4>() == BlockFormat::Q4.block_bytes() && size_of::<BlockQ4>() == 18);
+const _: () = assert!(size_of::<BlockQ8>() == BlockFormat::Q8.block_bytes(GROUP) && size_of::<BlockQ8>() == 34);
+const _: () = assert!(size_of::<BlockQ4>() == BlockFormat::Q4.block_bytes(GROUP) && size_of::<BlockQ4>() == 18);
 
 impl BlockQ8 {
     /// Codes of the values: each comes back within half a scale, and a block of zeros exactly.
@@ -174,13 +176,29 @@ fn round(v: f32) -> f32 {
 /// ```
 pub fn encode_row(format: BlockFormat, values: &[f32], blocks: &mut [u8]) {
     assert_eq!(blocks.len(), format.row_bytes(values.len()), "blocks of a row");
-    for (values, block) in values.chunks(GROUP).zip(blocks.chunks_exact_mut(format.block_bytes())) {
+    if format == BlockFormat::Int8 {
+        return encode_whole_row(values, blocks);
+    }
+    for (values, block) in values.chunks(GROUP).zip(blocks.chunks_exact_mut(format.block_bytes(GROUP))) {
         let mut group = [0.0; GROUP];
         group[..values.len()].copy_from_slice(values);
         match format {
-            BlockFormat::Q8 => block.copy_from_slice(&BlockQ8::encode(&group).to_bytes()),
             BlockFormat::Q4 => block.copy_from_slice(&BlockQ4::encode(&group).to_bytes()),
+            _ => block.copy_from_slice(&BlockQ8::encode(&group).to_bytes()),
         }
+    }
+}
+
+/// The scale is the largest magnitude over 127, so each value comes back within half of it. A value that is no
+/// finite number makes it NaN: readers refuse such rows.
+fn encode_whole_row(values: &[f32], row: &mut [u8]) {
+    let most = values.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
+    let scale = if values.iter().all(|v| v.is_finite()) { most / 127.0 } else { f32::NAN };
+    let per_scale = if scale > 0.0 { 127.0 / most } else { 0.0 };
+    let (head, codes) = row.split_at_mut(size_of::<f32>());
+    head.copy_from_slice(&scale.to_le_bytes());
+    for (code, v) in codes.iter_mut().zip(values) {
+        *code = round(v * per_scale).clamp(-127.0, 127.0) as i8 as u8;
     }
 }
 
@@ -190,7 +208,10 @@ pub fn encode_row(format: BlockFormat, values: &[f32], blocks: &mut [u8]) {
 /// When `blocks` is not [`BlockFormat::row_bytes`] of the values long.
 pub fn decode_row(format: BlockFormat, blocks: &[u8], values: &mut [f32]) {
     assert_eq!(blocks.len(), format.row_bytes(values.len()), "blocks of a row");
-    for (values, block) in values.chunks_mut(GROUP).zip(blocks.chunks_exact(format.block_bytes())) {
+    if format == BlockFormat::Int8 {
+        return decode_whole_row(blocks, values);
+    }
+    for (values, block) in values.chunks_mut(GROUP).zip(blocks.chunks_exact(format.block_bytes(GROUP))) {
         let group = match (format, block.first_chunk(), block.first_chunk()) {
             (BlockFormat::Q8, Some(block), _) => BlockQ8::from_bytes(block).decode(),
             (BlockFormat::Q4, _, Some(block)) => BlockQ4::from_bytes(block).decode(),
@@ -200,12 +221,20 @@ pub fn decode_row(format: BlockFormat, blocks: &[u8], values: &mut [f32]) {
     }
 }
 
+fn decode_whole_row(row: &[u8], values: &mut [f32]) {
+    if let Some((scale, codes)) = row.split_first_chunk() {
+        let scale = f32::from_le_bytes(*scale);
+        values.iter_mut().zip(codes).for_each(|(v, &code)| *v = scale * f32::from(code as i8));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{Affine, decode_affine_row, encode_affine_row};
 
     const FORMATS: [BlockFormat; 2] = [BlockFormat::Q8, BlockFormat::Q4];
+    const ALL: [BlockFormat; 3] = [BlockFormat::Q8, BlockFormat::Q4, BlockFormat::Int8];
 
     /// SplitMix64 in -1..1.
     fn random(state: &mut u64) -> f32 {
@@ -267,6 +296,38 @@ mod tests {
                 row[7] = bad;
                 assert!(!round_trip(format, &row)[7].is_finite(), "{format:?} {bad}");
             }
+        }
+    }
+
+    #[test]
+    fn a_whole_row_has_one_scale() {
+        let mut state = 11;
+        for length in 1..=97 {
+            for size in [1e-30, 1e-2, 1.0, 1e30] {
+                let values: Vec<f32> = (0..length).map(|_| random(&mut state) * size).collect();
+                let most = values.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+                for (a, b) in values.iter().zip(round_trip(BlockFormat::Int8, &values)) {
+                    assert!((a - b).abs() <= 0.501 / 127.0 * most, "{a} {b} of {most}");
+                }
+            }
+        }
+        assert_eq!(round_trip(BlockFormat::Int8, &[0.0; 45]), [0.0; 45]);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(round_trip(BlockFormat::Int8, &[1.0, bad, 2.0]).iter().all(|v| v.is_nan()), "{bad}");
+        }
+    }
+
+    /// Encoding what was decoded changes nothing: codes of codes are the same codes.
+    #[test]
+    fn decoded_rows_encode_to_themselves() {
+        let mut state = 13;
+        for format in ALL {
+            let values: Vec<f32> = (0..64).map(|_| random(&mut state)).collect();
+            let once = round_trip(format, &values);
+            let twice = round_trip(format, &once);
+            let worst = once.iter().zip(&twice).fold(0.0_f32, |m, (a, b)| m.max((a - b).abs()));
+            // The 4-bit search may trade differently.
+            assert!(worst < if format == BlockFormat::Q4 { 0.2 } else { 1e-6 }, "{format:?} {worst}");
         }
     }
 

@@ -422,19 +422,29 @@ impl Module<'_> {
     }
 }
 
-/// A matrix in our blocks, stored `[rows, blocks of a row, bytes of a block]`; the shape is that of the values.
+/// A matrix in our blocks, stored `[rows, blocks of a row, bytes of a block]`, or with 8-bit rows, stored in its own
+/// shape with four more columns, which hold the scale; the shape is that of the values.
 fn blocks(key: &str, file: &Arc<MappedFile>, info: &TensorInfo) -> Result<Found, LoadError> {
-    let known = [BlockFormat::Q8, BlockFormat::Q4];
+    let [q8, q4] = [BlockFormat::Q8, BlockFormat::Q4].map(|format| format.block_bytes(BlockFormat::GROUP));
+    let scale = BlockFormat::Int8.block_bytes(0);
     let error = || {
-        let [q8, q4] = known.map(BlockFormat::block_bytes);
-        let reason = format!("bytes of shape {:?}; expected [rows, blocks, {q8} or {q4}]", info.shape);
+        let shape = &info.shape;
+        let reason = format!(
+            "bytes of shape {shape:?}; expected [rows, blocks, {q8} or {q4}] or [rows, {scale} + columns]"
+        );
         LoadError::Quantization { tensor: key.to_owned(), reason }
     };
-    let &[rows, blocks, block_bytes] = &info.shape[..] else { return Err(error()) };
-    let format = known.into_iter().find(|format| format.block_bytes() == block_bytes).ok_or_else(error)?;
-    let cols = blocks.checked_mul(BlockFormat::GROUP).ok_or_else(error)?;
+    let (format, shape) = match info.shape[..] {
+        [rows, bytes] if bytes > scale => (BlockFormat::Int8, vec![rows, bytes - scale]),
+        [rows, bytes, 1, 1] if bytes > scale => (BlockFormat::Int8, vec![rows, bytes - scale, 1, 1]),
+        [rows, blocks, bytes] if bytes == q8 || bytes == q4 => {
+            let format = if bytes == q8 { BlockFormat::Q8 } else { BlockFormat::Q4 };
+            (format, vec![rows, blocks.checked_mul(BlockFormat::GROUP).ok_or_else(error)?])
+        }
+        _ => return Err(error()),
+    };
     let bytes = Mapped { file: file.clone(), dtype: info.dtype, range: info.bytes.clone() };
-    let tensor = Tensor { shape: vec![rows, cols], data: Data::Blocks(format, bytes) };
+    let tensor = Tensor { shape, data: Data::Blocks(format, bytes) };
     Ok(Found { stored_shape: tensor.shape.clone(), tensor })
 }
 

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 const DOWN: &str = "model.layers.1.mlp.down_proj.weight";
 
 fn policy(layers: BlockFormat) -> QuantPolicy {
-    QuantPolicy::of(layers)
+    QuantPolicy::of(layers).with_vision(layers == BlockFormat::Q8)
 }
 
 /// The quantized fixture under a temporary directory.
@@ -41,7 +41,7 @@ fn every_tensor_of_a_written_checkpoint_equals_quantizing_while_reading() {
             let stored = Checkpoint::open(&out, None).expect("what was written");
             assert_eq!(stored.config.family, original.config.family);
             let live = quantized(original.weight_source(), policy(layers));
-            let mut formats = [0, 0];
+            let mut formats = [0; 3];
             for tensor in original.weights().iter() {
                 let name = tensor.name;
                 assert_eq!(stored.weights().shape(name), Some(tensor.shape), "{name}");
@@ -49,7 +49,7 @@ fn every_tensor_of_a_written_checkpoint_equals_quantizing_while_reading() {
                 assert_eq!(stored.weights().read(name), live.read(name), "{name}");
                 if let Some(format) = live.block_format(name) {
                     formats[format as usize] += 1;
-                    let mut blocks = [vec![1; tensor.shape[0] * format.row_bytes(tensor.shape[1])], vec![]];
+                    let mut blocks = [vec![1; tensor.shape[0] * format.row_bytes(tensor.shape[1..].iter().product())], vec![]];
                     blocks[1] = vec![2; blocks[0].len()];
                     live.read_blocks(name, 0, &mut blocks[0]).expect("blocks");
                     stored.weights().read_blocks(name, 0, &mut blocks[1]).expect("blocks");
@@ -59,7 +59,8 @@ fn every_tensor_of_a_written_checkpoint_equals_quantizing_while_reading() {
             }
             let heads = if original.config.tie { 1 } else { 2 };
             let expected = if layers == BlockFormat::Q8 { [14 + heads, 0] } else { [heads, 14] };
-            assert_eq!(formats, expected, "{name}: seven matrices a layer, embedding and head");
+            assert_eq!(formats[..2], expected, "{name}: seven matrices a layer, embedding and head");
+            assert_eq!(formats[2] > 0, layers == BlockFormat::Q8, "{name}: {} of the tower", formats[2]);
             for file in ["tokenizer.json", "tokenizer_config.json"] {
                 assert_eq!(out.join(file).exists(), fixture(name).join(file).exists(), "{file}");
             }
@@ -108,7 +109,7 @@ fn reshape(tensors: &mut Tensors, shape: &[usize]) {
 
 #[test]
 fn wrong_blocks_are_named() {
-    for shape in [&[64, 6, 17][..], &[64, 6 * 18], &[64, 6, 18, 1], &[64, 6, 0], &[64 * 6 * 18]] {
+    for shape in [&[64, 6, 17][..], &[64, 4], &[64, 6, 18, 1], &[64, 6, 0], &[64 * 6 * 18]] {
         let text = error(|_, tensors| reshape(tensors, shape));
         assert!(text.contains(DOWN) && text.contains("expected [rows, blocks"), "{shape:?}: {text}");
     }
@@ -117,6 +118,8 @@ fn wrong_blocks_are_named() {
         let text = error(|_, tensors| reshape(tensors, &shape));
         assert!(text.contains(DOWN), "{shape:?}: {text}");
     }
+    let text = error(|_, tensors| reshape(tensors, &[64, 6 * 18]));
+    assert!(text.contains(DOWN) && text.contains("104"), "8-bit rows that are too short: {text}");
     let text = error(|dir, _| edit_config(dir, |c| c["ocelli_quantization"]["group_size"] = json!(64)));
     assert!(text.contains("ocelli_quantization.group_size = 64") && text.contains("32"), "{text}");
     let text = error(|dir, _| edit_config(dir, |c| c["ocelli_quantization"]["version"] = json!(2)));

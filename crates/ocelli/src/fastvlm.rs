@@ -41,7 +41,8 @@ pub struct LoadOptions {
     pub vision: Option<PathBuf>,
     /// Type of activations and matrices.
     pub dtype: DType,
-    /// Quantize the language model while loading; for checkpoints that are not quantized already.
+    /// Quantize matrices while loading. The language model's must not be quantized already; those of the vision tower
+    /// stay as they are then.
     pub quant: Option<QuantPolicy>,
     /// Threads; 0 means one for each core.
     pub threads: usize,
@@ -72,6 +73,7 @@ pub struct FastVlm {
     pub(crate) config: FastVlmConfig,
     pub(crate) weights: CpuWeights,
     pub(crate) source: Arc<dyn WeightSource>,
+    int8_vision: bool,
     tokenizer: Arc<Qwen2Tokenizer>,
     template: Template,
     stop_ids: Vec<u32>,
@@ -116,6 +118,23 @@ pub(crate) fn ms_since(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
 }
 
+/// Whether a matrix of the vision tower has 8-bit rows.
+pub(crate) fn has_int8(source: &dyn WeightSource, weights: &ocelli_weights::Weights) -> bool {
+    let mut tower = weights.iter().filter(|tensor| tensor.name.starts_with("vision."));
+    tower.any(|tensor| source.block_format(tensor.name) == Some(BlockFormat::Int8))
+}
+
+pub(crate) fn quant_name(language: Option<BlockFormat>, int8_vision: bool) -> Option<&'static str> {
+    match (language, int8_vision) {
+        (None, false) => None,
+        (None, true) => Some("vision-int8"),
+        (Some(format), false) => Some(format.name()),
+        (Some(BlockFormat::Q8), true) => Some("q8+vision-int8"),
+        (Some(BlockFormat::Q4), true) => Some("q4+vision-int8"),
+        (Some(BlockFormat::Int8), true) => Some("int8+vision-int8"),
+    }
+}
+
 impl FastVlm {
     /// Load a checkpoint directory of any supported layout.
     ///
@@ -130,12 +149,13 @@ impl FastVlm {
         let config = checkpoint.config.clone();
         let mut source = checkpoint.weight_source();
         if let Some(policy) = options.quant {
-            if let Some(stored) = checkpoint.weights().stored_dtype(FIRST_MATRIX).filter(|s| s.is_quantized())
-            {
+            let stored = checkpoint.weights().stored_dtype(FIRST_MATRIX).filter(|s| s.is_quantized());
+            if let Some(stored) = stored.filter(|_| policy.layers.is_some()) {
                 return Err(Error::Quantized { stored: stored.to_string() });
             }
             source = quantized(source, policy);
         }
+        let int8_vision = has_int8(&*source, checkpoint.weights());
         if !options.ignore_memory {
             check_memory(&plan_memory(&config, &*source, options.dtype)?)?;
         }
@@ -146,7 +166,7 @@ impl FastVlm {
                 packed,
                 (checkpoint.fingerprint(), checkpoint.state()),
                 options.dtype,
-                source.block_format(FIRST_MATRIX),
+                quant_name(source.block_format(FIRST_MATRIX), int8_vision),
             )
         });
         if let Some(packed) = &packed {
@@ -171,6 +191,7 @@ impl FastVlm {
             config,
             weights,
             source,
+            int8_vision,
             tokenizer,
             template,
             stop_ids,
@@ -197,6 +218,16 @@ impl FastVlm {
     /// The blocks that the layers of the language model are stored in, if it is quantized.
     pub fn quant(&self) -> Option<BlockFormat> {
         self.source.block_format(FIRST_MATRIX)
+    }
+
+    /// Whether the wide matrices of the vision tower have 8-bit codes.
+    pub fn int8_vision(&self) -> bool {
+        self.int8_vision
+    }
+
+    /// How the model is quantized, in one word: `q8` or `q4` for the language model, `vision-int8` for the tower.
+    pub fn quant_name(&self) -> Option<&'static str> {
+        quant_name(self.quant(), self.int8_vision)
     }
 
     /// Bytes of the packed weights.

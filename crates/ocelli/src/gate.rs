@@ -49,12 +49,14 @@ pub struct GateLimits {
 }
 
 impl GateLimits {
-    /// The limits for layers in this format. Greedy tokens have none: one near-tie changes all that
-    /// follow.
-    pub const fn of(layers: BlockFormat) -> Self {
+    /// The limits for layers in this format, or with the vision tower alone quantized. Greedy tokens have none: one
+    /// near-tie changes all that follow.
+    pub const fn of(layers: Option<BlockFormat>) -> Self {
         match layers {
-            BlockFormat::Q8 => Self { image_cosine: 0.999, kl: 0.02, top1: 0.9 },
-            BlockFormat::Q4 => Self { image_cosine: 0.999, kl: 0.25, top1: 0.75 },
+            None | Some(BlockFormat::Q8 | BlockFormat::Int8) => {
+                Self { image_cosine: 0.999, kl: 0.02, top1: 0.9 }
+            }
+            Some(BlockFormat::Q4) => Self { image_cosine: 0.999, kl: 0.25, top1: 0.75 },
         }
     }
 
@@ -212,7 +214,7 @@ mod tests {
     fn what_is_no_number_breaks_the_limit() {
         let fine =
             Compared { image_cosine: 1.0, positions: 9, kl: 0.01, kl_max: 0.1, top1: 0.97, greedy: 0.1 };
-        let limits = GateLimits::of(BlockFormat::Q8);
+        let limits = GateLimits::of(Some(BlockFormat::Q8));
         assert!(limits.broken(&[fine, fine]).is_empty());
         let nan = Compared { kl: f64::NAN, image_cosine: f64::NAN, ..fine };
         assert_eq!(limits.broken(&[fine, nan]).len(), 2);

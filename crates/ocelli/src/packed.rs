@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ocelli_cpu::CpuWeights;
-use ocelli_plan::{BlockFormat, DType};
+use ocelli_plan::DType;
 
 /// Less is packed sooner than a file is looked for.
 const LEAST_BYTES: usize = 1 << 16;
@@ -17,23 +17,19 @@ pub(crate) struct PackedCache {
 }
 
 impl PackedCache {
-    /// A file of `dir` for a checkpoint in a compute type, with or without quantized matrices. One that was made from an earlier state of the checkpoint
-    /// is replaced.
+    /// A file of `dir` for a checkpoint in a compute type, quantized as the name says. One that was made from an
+    /// earlier state of the checkpoint is replaced.
     pub(crate) fn new(
         dir: &Path,
         (fingerprint, state): (u64, u64),
         dtype: DType,
-        quant: Option<BlockFormat>,
+        quant: Option<&str>,
     ) -> Self {
         let dtype = match dtype {
             DType::F32 => "f32",
             DType::Bf16 => "bf16",
         };
-        let quant = match quant {
-            None => "",
-            Some(BlockFormat::Q8) => "-q8",
-            Some(BlockFormat::Q4) => "-q4",
-        };
+        let quant = quant.map_or(String::new(), |name| format!("-{name}"));
         Self { path: dir.join(format!("{fingerprint:016x}-{dtype}{quant}.packed")), key: state }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::args::{Device, Dtype, ModelArgs, QuantArg};
+use crate::args::{Device, Dtype, ModelArgs, QuantArg, VisionArg};
 
 /// What to measure.
 #[derive(Subcommand)]
@@ -167,13 +167,26 @@ pub struct ParetoArgs {
     /// Quantize the language model while loading
     #[arg(long, value_enum, help_heading = "Model")]
     pub quant: Option<QuantArg>,
+    /// The wide matrices of the vision tower
+    #[arg(long, value_enum, help_heading = "Model")]
+    pub quant_vision: Option<VisionArg>,
 }
 
 impl ParetoArgs {
     /// The arguments of each model; without any, of the default one.
     pub fn each(&self) -> Vec<ModelArgs> {
         let (device, threads, dtype, quant) = (self.device, self.threads, self.dtype, self.quant);
-        let one = |model| ModelArgs { model, vision: None, tokenizer: None, device, threads, dtype, quant };
+        let quant_vision = self.quant_vision;
+        let one = |model| ModelArgs {
+            model,
+            vision: None,
+            tokenizer: None,
+            device,
+            threads,
+            dtype,
+            quant,
+            quant_vision,
+        };
         match &self.models[..] {
             [] => vec![one(None)],
             models => models.iter().map(|model| one(Some(model.clone()))).collect(),

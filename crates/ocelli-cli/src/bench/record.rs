@@ -19,7 +19,7 @@ pub struct Subject {
     pub model: String,
     /// Compute type.
     pub dtype: &'static str,
-    /// Blocks of the language model's matrices, if they are quantized.
+    /// How it is quantized, if it is.
     pub quant: Option<&'static str>,
     /// Threads in use.
     pub threads: usize,

@@ -95,7 +95,7 @@ impl Vlm {
         }
         let (model, dir, load_ms) = load(args)?;
         let (dtype, threads, kernels) = (model.dtype().name(), model.threads(), model.kernels());
-        let quant = model.quant().map(|format| format.name());
+        let quant = model.quant_name();
         let subject = Subject { model: name_of(&dir), dtype, quant, threads, kernels };
         Ok(Self { model, subject, load_ms, picture: Picture::of(measure) })
     }

@@ -68,7 +68,7 @@ fn ask_for_tiles() -> bool {
 }
 
 /// The tile configuration of this thread while it lives.
-struct Tiles;
+pub(super) struct Tiles;
 
 #[repr(C, align(64))]
 struct TileConfig {
@@ -84,7 +84,7 @@ impl Tiles {
     ///
     /// # Safety
     /// AMX is [`available`].
-    unsafe fn configure(rows: usize) -> Self {
+    pub(super) unsafe fn configure(rows: usize) -> Self {
         let mut config =
             TileConfig { palette: 1, start_row: 0, reserved: [0; 14], bytes_per_row: [0; 16], rows: [0; 16] };
         config.bytes_per_row[..8].fill(64);

@@ -191,6 +191,7 @@ pub(super) unsafe fn multiply<S: Simd, C: Codes, E: Epilogue>(
             Left::F32(rows) => product::<S, C, E>(rows, b, panels, epilogue, first_row),
             #[cfg(target_arch = "x86_64")]
             Left::Tiles(rows) => tiles_product::<S, C, E>(rows, b, panels, epilogue, first_row),
+            Left::Int8(_) => unreachable!("rows are staged for their weight"),
         }
     }
 }

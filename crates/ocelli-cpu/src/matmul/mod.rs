@@ -8,8 +8,14 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_int8;
 mod blocks;
 mod epilogue;
+pub(crate) mod int8;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod int8_neon;
+mod int8_sums;
 mod tile;
 
 use half::bf16;
@@ -22,7 +28,9 @@ pub(crate) use tile::{Columns, Rows, product};
 use crate::Isa;
 use crate::pack::{Matrix, Stored};
 use crate::simd::{LANES, Simd};
-use crate::view::{Kind, View};
+#[cfg(target_arch = "x86_64")]
+use crate::view::Kind;
+use crate::view::View;
 
 /// Rows of the left factor as the kernel for a weight wants them.
 #[derive(Clone, Copy)]
@@ -30,6 +38,7 @@ pub(crate) enum Left {
     F32(Rows),
     #[cfg(target_arch = "x86_64")]
     Tiles(amx::BfRows),
+    Int8(int8::Rows8),
 }
 
 /// How rows are staged for a kernel.
@@ -38,12 +47,14 @@ pub(crate) enum Staging {
     F32,
     #[cfg(target_arch = "x86_64")]
     Tiles,
+    Int8(int8::Staging8),
 }
 
 impl Staging {
     /// What the kernels of `isa` want for the product of `x` with this weight.
     pub(crate) fn of(isa: Isa, x: View, weight: &Matrix) -> Self {
         match (isa, weight.stored()) {
+            (_, Stored::Int8) => Self::Int8(int8::Staging8::new(int8_sums::Unit::of(isa), x)),
             #[cfg(target_arch = "x86_64")]
             (Isa::Amx, Stored::Bf16) => Self::Tiles,
             #[cfg(target_arch = "x86_64")]
@@ -54,9 +65,11 @@ impl Staging {
 
     /// Rows that one task takes when `rows` are shared by `threads`: its input and hidden rows stay in
     /// the second-level cache, and no thread is left without work.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables, reason = "only AMX asks for the weight"))]
     pub(crate) fn row_block(self, weight: &Matrix, rows: usize, threads: usize) -> usize {
         match self {
             Self::F32 => 64,
+            Self::Int8(staging) => staging.row_block(rows, threads),
             // Codes are expanded once for all rows of a block: the threads share the columns instead.
             #[cfg(target_arch = "x86_64")]
             Self::Tiles if weight.is_quantized() => rows.clamp(64, 512),
@@ -73,7 +86,7 @@ impl Staging {
     pub(crate) fn panel_step(self, rows: usize) -> usize {
         match self {
             Self::F32 if rows == 1 => 8,
-            Self::F32 => 2,
+            Self::F32 | Self::Int8(_) => 2,
             #[cfg(target_arch = "x86_64")]
             Self::Tiles => 2,
         }
@@ -83,6 +96,7 @@ impl Staging {
     pub(crate) fn len(self, rows: usize, k: usize) -> usize {
         match self {
             Self::F32 => rows * padded_stride(k),
+            Self::Int8(staging) => staging.len(rows, k),
             #[cfg(target_arch = "x86_64")]
             Self::Tiles => amx::BfRows::len(rows, k).div_ceil(2),
         }
@@ -92,18 +106,35 @@ impl Staging {
     pub(crate) fn view(self, at: *mut f32, rows: usize, cols: usize) -> View {
         match self {
             Self::F32 => View::scratch(at, rows, cols, padded_stride(cols)),
+            Self::Int8(staging) => staging.view(at, rows, cols),
             #[cfg(target_arch = "x86_64")]
             Self::Tiles => amx::BfRows::view(at.cast(), rows, cols),
         }
     }
 
-    /// Rows that were written through [`Self::view`].
+    /// Rows that were written through [`Self::view`], whatever they are staged as.
+    ///
+    /// # Safety
+    /// `at` is valid for `self.len(rows, k)` values; the CPU has `S`.
+    #[inline(always)]
+    pub(crate) unsafe fn complete<S: Simd>(self, at: *mut f32, rows: usize, k: usize) -> Left {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self {
+                Self::Int8(staging) => Left::Int8(staging.written::<S>(at, rows, k)),
+                _ => self.written(at, rows, k),
+            }
+        }
+    }
+
+    /// Rows that were written through [`Self::view`], for a weight in floating point.
     ///
     /// # Safety
     /// `at` is valid for `self.len(rows, k)` values.
     #[inline(always)]
     pub(crate) unsafe fn written(self, at: *mut f32, rows: usize, k: usize) -> Left {
         match self {
+            Self::Int8(_) => unreachable!("convolutions have no 8-bit weights"),
             Self::F32 => {
                 // SAFETY: the caller's promise; the padding is within the stride.
                 unsafe { zero_padding(at, rows, k) };
@@ -132,6 +163,7 @@ impl Staging {
                     zero_padding(to, rows, x.cols);
                     Left::F32(Rows { at: to, stride, rows, k: x.cols })
                 }
+                Self::Int8(staging) => Left::Int8(staging.stage::<S>(x, first, rows, to)),
                 #[cfg(target_arch = "x86_64")]
                 Self::Tiles => Left::Tiles(amx::BfRows::stage::<S>(x, first, rows, to.cast())),
             }
@@ -180,12 +212,33 @@ pub(crate) unsafe fn multiply<S: Simd, E: Epilogue>(
             Stored::Blocks(BlockFormat::Q4) => {
                 blocks::multiply::<S, blocks::Q4, E>(left, weight.blocks(), panels, epilogue, first_row);
             }
-            _ => multiply_dense::<S, E>(left, weight, panels, epilogue, first_row),
+            _ => multiply_whole::<S, E>(left, weight, panels, epilogue, first_row),
         }
     }
 }
 
-/// The same for a matrix that is not quantized.
+/// The same for a matrix that is not in groups.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline(always)]
+pub(crate) unsafe fn multiply_whole<S: Simd, E: Epilogue>(
+    left: Left,
+    weight: &Matrix,
+    panels: std::ops::Range<usize>,
+    epilogue: &E,
+    first_row: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if let Left::Int8(rows) = left {
+            return int8::product::<S, E>(rows, weight.columns8(), panels, epilogue, first_row);
+        }
+        multiply_dense::<S, E>(left, weight, panels, epilogue, first_row);
+    }
+}
+
+/// The same for a matrix in floating point.
 ///
 /// # Safety
 /// As for [`multiply`].
@@ -200,6 +253,7 @@ pub(crate) unsafe fn multiply_dense<S: Simd, E: Epilogue>(
     // SAFETY: the caller's promise.
     unsafe {
         match (left, weight.stored()) {
+            (Left::Int8(_), _) => unreachable!("convolutions have no 8-bit weights"),
             (Left::F32(rows), Stored::F32) => {
                 product::<S, f32, E>(rows, weight.columns(), panels, epilogue, first_row);
             }

@@ -98,6 +98,24 @@ unsafe impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, v: Pair) {
+        unsafe {
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(v.0), _mm256_cvtps_epi32(v.1));
+            // Packing takes turns between the halves of its operands.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes =
+                _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(p.cast(), bytes);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i32(p: *const i32) -> Pair {
+        unsafe {
+            let half = |p: *const i32| _mm256_cvtepi32_ps(_mm256_loadu_si256(p.cast()));
+            Pair(half(p), half(p.add(8)))
+        }
+    }
+    #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> Pair {
         unsafe {
             let all = _mm_loadu_si128(p.cast());

@@ -92,6 +92,54 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
     }
     #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, v: __m512) {
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v))) }
+    }
+    #[inline(always)]
+    unsafe fn largest_bf16(p: *const bf16, n: usize) -> f32 {
+        // Magnitudes are ordered like the integers of their bits.
+        unsafe {
+            let magnitude = _mm512_set1_epi16(0x7fff);
+            let mut most = [_mm512_setzero_si512(); 2];
+            let mut c = 0;
+            while c + 64 <= n {
+                let (a, b) = (_mm512_loadu_si512(p.add(c).cast()), _mm512_loadu_si512(p.add(c + 32).cast()));
+                most[0] = _mm512_max_epu16(most[0], _mm512_and_si512(a, magnitude));
+                most[1] = _mm512_max_epu16(most[1], _mm512_and_si512(b, magnitude));
+                c += 64;
+            }
+            while c < n {
+                let some = ((1u64 << 32.min(n - c)) - 1) as __mmask32;
+                let a = _mm512_maskz_loadu_epi16(some, p.add(c).cast());
+                most[0] = _mm512_max_epu16(most[0], _mm512_and_si512(a, magnitude));
+                c += 32;
+            }
+            let most = _mm512_max_epu16(most[0], most[1]);
+            let half = _mm256_max_epu16(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64::<1>(most));
+            let half = _mm_max_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half));
+            // The largest is the complement of the smallest complement.
+            let least = _mm_minpos_epu16(_mm_xor_si128(half, _mm_set1_epi16(-1)));
+            f32::from_bits(u32::from(!(_mm_cvtsi128_si32(least) as u16)) << 16)
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_codes_bf16(p: *const bf16, factor: __m512, to: *mut i8) {
+        unsafe {
+            let both = _mm512_loadu_si512(p.cast());
+            let even = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(both));
+            let odd = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(0xffff_0000_u32 as i32)));
+            let even = _mm512_cvtps_epi32(_mm512_mul_ps(even, factor));
+            let odd = _mm512_cvtps_epi32(_mm512_mul_ps(odd, factor));
+            // Even ones in the lower halves, odd ones in the upper.
+            let words = _mm512_mask_blend_epi16(0xaaaa_aaaa, even, _mm512_slli_epi32::<16>(odd));
+            _mm256_storeu_si256(to.cast(), _mm512_cvtsepi16_epi8(words));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i32(p: *const i32) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_loadu_si512(p.cast())) }
+    }
+    #[inline(always)]
     unsafe fn load_nibbles<const SHIFT: u32>(p: *const u32) -> __m512 {
         unsafe {
             // The lookup reads only the lowest four bits of each lane.

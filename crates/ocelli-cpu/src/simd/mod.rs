@@ -118,6 +118,53 @@ pub(crate) unsafe trait Simd: Copy + 'static {
             Self::load(full.as_ptr())
         }
     }
+    /// Store the nearest integers, ties to even, beyond the range of a byte its ends.
+    #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, v: Self::F) {
+        let mut full = [0.0; LANES];
+        // SAFETY: the caller promises sixteen writable values.
+        unsafe {
+            Self::store(full.as_mut_ptr(), v);
+            full.iter().enumerate().for_each(|(lane, v)| *p.add(lane) = v.round_ties_even() as i8);
+        }
+    }
+    /// The largest magnitude of `n` values, which is a number of the same kind.
+    #[inline(always)]
+    unsafe fn largest_bf16(p: *const bf16, n: usize) -> f32 {
+        // SAFETY: the caller promises `n` readable values.
+        unsafe {
+            let mut most = Self::zero();
+            for c in (0..n).step_by(LANES) {
+                let v = if n - c < LANES {
+                    Self::load_bf16_partial(p.add(c), n - c)
+                } else {
+                    Self::load_bf16(p.add(c))
+                };
+                most = Self::max(most, Self::max(v, Self::sub(Self::zero(), v)));
+            }
+            Self::reduce_max(most)
+        }
+    }
+    /// 32 values times a factor, as by `store_i8`; `to` may be where they are.
+    #[inline(always)]
+    unsafe fn store_codes_bf16(p: *const bf16, factor: Self::F, to: *mut i8) {
+        // SAFETY: the caller promises 32 readable values, 32 writable ones, and `factor` in each lane.
+        unsafe {
+            let (low, high) = (Self::load_bf16(p), Self::load_bf16(p.add(LANES)));
+            Self::store_i8(to, Self::mul(low, factor));
+            Self::store_i8(to.add(LANES), Self::mul(high, factor));
+        }
+    }
+    /// Sixteen integers, rounded to f32.
+    #[inline(always)]
+    unsafe fn load_i32(p: *const i32) -> Self::F {
+        let mut full = [0.0; LANES];
+        // SAFETY: the caller promises sixteen readable values.
+        unsafe {
+            full.iter_mut().enumerate().for_each(|(lane, v)| *v = *p.add(lane) as f32);
+            Self::load(full.as_ptr())
+        }
+    }
     /// Four signed bits of each of sixteen words, those from bit `SHIFT` on, as f32.
     #[inline(always)]
     unsafe fn load_nibbles<const SHIFT: u32>(p: *const u32) -> Self::F {

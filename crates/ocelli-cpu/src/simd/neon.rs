@@ -128,6 +128,18 @@ unsafe impl Simd for Neon {
         Quad::new(|lane| unsafe { vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p.add(lane).cast()))) })
     }
     #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, v: Quad) {
+        unsafe {
+            let words =
+                |low, high| vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(low)), vqmovn_s32(vcvtnq_s32_f32(high)));
+            vst1q_s8(p, vcombine_s8(vqmovn_s16(words(v.0, v.1)), vqmovn_s16(words(v.2, v.3))));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i32(p: *const i32) -> Quad {
+        Quad::new(|lane| unsafe { vcvtq_f32_s32(vld1q_s32(p.add(lane))) })
+    }
+    #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> Quad {
         unsafe {
             let bytes = vld1q_s8(p);

@@ -208,6 +208,18 @@ impl Check for Codes {
                     assert_eq!(out[lane], f32::from(bytes[first + lane]), "{name}");
                 }
             }
+            for v in [ramp(-8.0).map(|v| v * 20.0 + 0.5), ramp(-8.0).map(|v| v + 0.5)] {
+                let mut codes = [77i8; LANES + 2];
+                S::store_i8(codes.as_mut_ptr().add(1), S::load(v.as_ptr()));
+                for lane in 0..LANES {
+                    let code = v[lane].round_ties_even().clamp(-128.0, 127.0);
+                    assert_eq!(f32::from(codes[lane + 1]), code, "{name}: {}", v[lane]);
+                }
+                assert_eq!((codes[0], codes[LANES + 1]), (77, 77), "{name}");
+            }
+            let sums: [i32; LANES] = std::array::from_fn(|i| (i as i32 - 7) * 16_777_217);
+            S::store(out.as_mut_ptr(), S::load_i32(sums.as_ptr()));
+            same(&out, &sums.map(|sum| sum as f32), name);
             let mut state = 3;
             for first in 0..LANES {
                 let words: [u32; 2 * LANES] = std::array::from_fn(|_| random(&mut state) as u32);

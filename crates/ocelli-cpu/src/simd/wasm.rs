@@ -112,6 +112,16 @@ unsafe impl Simd for Wasm {
         Quad::new(|lane| widen_f16(unsafe { u32x4_load_extend_u16x4(p.add(lane).cast()) }))
     }
     #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, v: Quad) {
+        let whole = |v| i32x4_trunc_sat_f32x4(f32x4_nearest(v));
+        let words = |low, high| i16x8_narrow_i32x4(whole(low), whole(high));
+        unsafe { v128_store(p.cast(), i8x16_narrow_i16x8(words(v.0, v.1), words(v.2, v.3))) }
+    }
+    #[inline(always)]
+    unsafe fn load_i32(p: *const i32) -> Quad {
+        Quad::new(|lane| f32x4_convert_i32x4(unsafe { v128_load(p.add(lane).cast()) }))
+    }
+    #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> Quad {
         let half = |at: usize| unsafe { i16x8_load_extend_i8x8(p.add(at)) };
         let (low, high) = (half(0), half(8));

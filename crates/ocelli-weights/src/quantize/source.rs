@@ -7,7 +7,7 @@ use ocelli_quant::{decode_row, encode_row};
 
 use super::QuantPolicy;
 
-/// The same weights with the matrices that the policy names in blocks.
+/// The same weights with the matrices that the policy names in blocks. Those that are stored in blocks stay so.
 pub fn quantized(source: Arc<dyn WeightSource>, policy: QuantPolicy) -> Arc<dyn WeightSource> {
     Arc::new(Quantized { source, policy })
 }
@@ -24,6 +24,9 @@ impl WeightSource for Quantized {
 
     fn read_rows(&self, name: &str, first_row: usize, out: &mut [f32]) -> Result<(), WeightError> {
         self.source.read_rows(name, first_row, out)?;
+        if self.source.block_format(name).is_some() {
+            return Ok(());
+        }
         let Some((format, cols)) = self.block_format(name).zip(self.cols(name)) else { return Ok(()) };
         let mut blocks = vec![0; format.row_bytes(cols)];
         for row in out.chunks_exact_mut(cols) {
@@ -34,10 +37,14 @@ impl WeightSource for Quantized {
     }
 
     fn block_format(&self, name: &str) -> Option<BlockFormat> {
-        self.policy.format_of(name, self.source.shape(name)?)
+        let stored = self.source.block_format(name);
+        stored.or_else(|| self.policy.format_of(name, self.source.shape(name)?))
     }
 
     fn read_blocks(&self, name: &str, first_row: usize, out: &mut [u8]) -> Result<(), WeightError> {
+        if self.source.block_format(name).is_some() {
+            return self.source.read_blocks(name, first_row, out);
+        }
         let Some((format, cols)) = self.block_format(name).zip(self.cols(name)) else {
             return Err(WeightError::new(name, "it is not stored in blocks"));
         };
@@ -52,6 +59,6 @@ impl WeightSource for Quantized {
 
 impl Quantized {
     fn cols(&self, name: &str) -> Option<usize> {
-        self.source.shape(name)?.last().copied()
+        Some(self.source.shape(name)?.iter().skip(1).product())
     }
 }

@@ -1,5 +1,6 @@
 //! Writing a quantized checkpoint: the same tensor names, the chosen matrices as bytes
-//! `[rows, blocks of a row, bytes of a block]`, everything else byte for byte, and the field
+//! `[rows, blocks of a row, bytes of a block]`, those of 8-bit rows in their own shape with the four bytes of the
+//! scale before a row's codes, everything else byte for byte, and the field
 //! `ocelli_quantization` in `config.json`.
 
 use std::fs::File;
@@ -155,7 +156,7 @@ fn entries<'a>(
         }
         entries.push(match format.zip(shape) {
             Some(((ours, format), shape)) => {
-                let shape = vec![shape[0], shape[1] / BlockFormat::GROUP, format.block_bytes()];
+                let shape = stored_shape(format, shape);
                 let bytes = shape.iter().product::<usize>() as u64;
                 Entry { key, dtype: "U8".to_owned(), shape, bytes, blocks: Some((ours, format)) }
             }
@@ -169,6 +170,15 @@ fn entries<'a>(
         });
     }
     Ok(entries)
+}
+
+/// The bytes of a matrix of this shape.
+fn stored_shape(format: BlockFormat, shape: &[usize]) -> Vec<usize> {
+    if format == BlockFormat::Int8 {
+        let bytes = format.block_bytes(shape[1]);
+        return [&[shape[0], bytes], &shape[2..]].concat();
+    }
+    vec![shape[0], shape[1] / BlockFormat::GROUP, format.block_bytes(BlockFormat::GROUP)]
 }
 
 fn check_space(dir: &Path, total: u64) -> Result<(), QuantizeError> {
@@ -198,8 +208,9 @@ fn write_config(from: &Path, to: &Path, policy: QuantPolicy) -> Result<(), Quant
     config[OUR_FIELD] = json!({
         "version": OUR_VERSION,
         "group_size": BlockFormat::GROUP,
-        "layers": policy.layers.name(),
-        "head": policy.head.name(),
+        "layers": policy.layers.map(BlockFormat::name),
+        "head": policy.head.map(BlockFormat::name),
+        "vision": policy.int8_vision.then_some(BlockFormat::Int8.name()),
     });
     let path = to.join("config.json");
     let text = format!("{config:#}\n");
@@ -223,7 +234,7 @@ fn write_weights(
     for entry in entries {
         match entry.blocks {
             Some((ours, format)) => {
-                write_blocks(checkpoint.weights(), ours, format, entry, &mut |blocks| {
+                write_blocks(checkpoint.weights(), ours, format, &mut |blocks| {
                     done += blocks.len() as u64;
                     progress(done, total);
                     file.write_all(blocks).map_err(failed)
@@ -244,10 +255,10 @@ fn write_blocks(
     weights: &dyn WeightSource,
     ours: &str,
     format: BlockFormat,
-    entry: &Entry,
     write: &mut dyn FnMut(&[u8]) -> Result<(), QuantizeError>,
 ) -> Result<(), QuantizeError> {
-    let (rows, cols) = (entry.shape[0], entry.shape[1] * BlockFormat::GROUP);
+    let shape = weights.shape(ours).ok_or_else(|| WeightError::missing(ours))?;
+    let (rows, cols) = (shape[0], shape[1..].iter().product::<usize>());
     let (mut values, mut blocks) = (vec![0.0; ROWS * cols], vec![0; ROWS * format.row_bytes(cols)]);
     for first in (0..rows).step_by(ROWS) {
         let count = ROWS.min(rows - first);
