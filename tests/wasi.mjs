@@ -1,7 +1,7 @@
 // Runs a WebAssembly program of wasm32-wasip1 with Node: `node tests/wasi.mjs program.wasm arguments…`.
 // The program sees no files and no variables but `OCELLI_ISA`.
 import { readFile } from "node:fs/promises";
-import { argv, env, exit } from "node:process";
+import process, { argv, env } from "node:process";
 import { WASI } from "node:wasi";
 
 const [program, ...rest] = argv.slice(2);
@@ -13,5 +13,5 @@ const wasi = new WASI({
     returnOnExit: true,
 });
 const module = await WebAssembly.compile(await readFile(program));
-// A panic ends as a trap: Node prints it and fails.
-exit(wasi.start(await WebAssembly.instantiate(module, wasi.getImportObject())));
+// A panic ends as a trap: Node prints it and fails. Leaving by `exit` could cut off the engine's own threads.
+process.exitCode = wasi.start(await WebAssembly.instantiate(module, wasi.getImportObject()));
