@@ -13,5 +13,5 @@ const wasi = new WASI({
     returnOnExit: true,
 });
 const module = await WebAssembly.compile(await readFile(program));
-// A panic ends as a trap: Node prints it and fails. Leaving by `exit` could cut off the engine's own threads.
+// A panic ends as a trap: Node prints it and fails.
 process.exitCode = wasi.start(await WebAssembly.instantiate(module, wasi.getImportObject()));
