@@ -2,7 +2,11 @@
 // The program sees no files and no variables but `OCELLI_ISA`.
 import { readFile } from "node:fs/promises";
 import process, { argv, env } from "node:process";
+import { setFlagsFromString } from "node:v8";
 import { WASI } from "node:wasi";
+
+// With its short cut from WebAssembly to WASI, Node 20 damages its own memory and crashes when it ends.
+setFlagsFromString("--no-turbo-fast-api-calls");
 
 const [program, ...rest] = argv.slice(2);
 const { OCELLI_ISA } = env;
