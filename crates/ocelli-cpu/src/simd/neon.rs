@@ -120,7 +120,7 @@ unsafe impl Simd for Neon {
     unsafe fn prefetch(p: *const u8) {
         // The intrinsic is not stable. The instruction never faults and changes nothing that can be seen.
         unsafe {
-            std::arch::asm!("prfm pldl2keep, [{}]", in(reg) p, options(nomem, nostack, preserves_flags));
+            std::arch::asm!("prfm pldl2keep, [{}]", in(reg) p.addr(), options(nomem, nostack, preserves_flags));
         }
     }
     #[inline(always)]
