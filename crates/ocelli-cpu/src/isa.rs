@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Environment variable that forces an instruction set: `scalar`, `avx2`, `avx512` or `amx`.
+/// Environment variable that forces an instruction set: `scalar`, `avx2`, `avx512`, `amx`, `neon` or `wasm`.
 pub const ISA_VARIABLE: &str = "OCELLI_ISA";
 
 /// An instruction set that this CPU is known to have.
@@ -19,13 +19,19 @@ pub enum Isa {
     /// AVX-512, and AMX for products with bf16 matrices. Linux only.
     #[cfg(target_arch = "x86_64")]
     Amx,
+    /// NEON, which every 64-bit Arm CPU has.
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    Neon,
+    /// simd128 of WebAssembly, in modules compiled with it: an engine refuses a module that it cannot run.
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    Wasm,
 }
 
 /// [`ISA_VARIABLE`] or a name asks for what cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IsaError {
     /// Not a name that is known.
-    #[error("unknown instruction set `{0}`: use one of scalar, avx2, avx512, amx")]
+    #[error("unknown instruction set `{0}`: use one of scalar, avx2, avx512, amx, neon, wasm")]
     Unknown(String),
     /// Known, but this CPU or this build lacks it.
     #[error("this machine cannot run `{asked}` kernels; it has: {}", available.join(", "))]
@@ -61,6 +67,12 @@ impl Isa {
                 }
             }
         }
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            found.push(Isa::Neon);
+        }
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        found.push(Isa::Wasm);
         found
     }
 
@@ -102,6 +114,10 @@ impl Isa {
             Isa::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => "amx",
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Isa::Neon => "neon",
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Isa::Wasm => "wasm",
         }
     }
 }

@@ -4,6 +4,9 @@
 //! lanes and compiled for each instruction set; the best that the CPU has is chosen at run time.
 //! This crate never knows checkpoint names, images, prompts or what a network means.
 
+// Without any instruction set there is the reference alone.
+#![cfg_attr(all(target_arch = "wasm32", not(target_feature = "simd128")), allow(dead_code, unused))]
+
 mod attention;
 mod buffer;
 mod conv;

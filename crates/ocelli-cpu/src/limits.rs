@@ -165,8 +165,15 @@ impl Kernel for MultiplyAdd {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> f64 {
         // SAFETY: the caller promises the instruction set. As many chains as fit the registers: eight hide the
-        // latency of two units; where a vector is two registers, five vectors are ten chains.
-        unsafe { if S::TILE_PANELS == 2 { chains::<S, 12>() } else { chains::<S, 5>() } }
+        // latency of two units; where a vector is two registers, five vectors are ten chains, and where it is four
+        // out of 32, they are twenty.
+        unsafe {
+            match (S::TILE_PANELS, S::TILE_ROWS) {
+                (2, _) => chains::<S, 12>(),
+                (_, 6..) => chains::<S, 5>(),
+                _ => chains::<S, 3>(),
+            }
+        }
     }
 }
 

@@ -50,7 +50,7 @@ pub(crate) unsafe fn exp2_bf16<S: Simd>(x: S::F) -> S::F {
     }
 }
 
-/// `erf(x)`, absolute error at most 4e-7.
+/// `erf(x)`, absolute error at most 4e-7; 4.5e-7 on WebAssembly, where products are rounded.
 ///
 /// A rational function on -4..=4, where erf has reached +-1 in f32; coefficients are those of
 /// Eigen's `generic_fast_erf_float` (eigen.tuxfamily.org, MathFunctionsImpl.h).
@@ -224,7 +224,8 @@ mod tests {
 
     #[test]
     fn erf_is_within_its_bound() {
-        assert!(worst(Function::Erf, 6.0, 1.0, libm::erf) < 4e-7);
+        let bound = if cfg!(target_arch = "wasm32") { 4.5e-7 } else { 4e-7 };
+        assert!(worst(Function::Erf, 6.0, 1.0, libm::erf) < bound);
     }
 
     #[test]

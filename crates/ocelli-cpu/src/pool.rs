@@ -2,6 +2,8 @@
 //!
 //! Work is a number of chunks that threads take from a counter. Which thread runs a chunk never
 //! changes a result: chunks write disjoint outputs and no sum crosses a chunk.
+//!
+//! Where threads cannot be had, as on WebAssembly, the caller does all the work.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -227,44 +229,72 @@ fn pin_to_core(_index: usize) {}
 
 /// Treat denormals as zero while this lives: they cost a hundred times an ordinary number.
 struct FlushToZero {
-    #[cfg(target_arch = "x86_64")]
-    before: u32,
+    before: u64,
 }
 
 impl FlushToZero {
-    #[cfg(target_arch = "x86_64")]
     fn enable() -> Self {
-        const FLUSH_AND_DENORMALS_ARE_ZERO: u32 = 0x8040;
-        let before = read_mxcsr();
-        write_mxcsr(before | FLUSH_AND_DENORMALS_ARE_ZERO);
+        let before = control::read();
+        control::write(before | control::FLUSH);
         Self { before }
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn enable() -> Self {
-        Self {}
     }
 }
 
 impl Drop for FlushToZero {
     fn drop(&mut self) {
-        #[cfg(target_arch = "x86_64")]
-        write_mxcsr(self.before);
+        control::write(self.before);
     }
 }
 
+/// The register that says how a thread computes: MXCSR.
 #[cfg(target_arch = "x86_64")]
-fn read_mxcsr() -> u32 {
-    let mut value = 0u32;
-    // SAFETY: stores the control register into the local.
-    unsafe { std::arch::asm!("stmxcsr [{}]", in(reg) &mut value, options(nostack, preserves_flags)) };
-    value
+mod control {
+    /// Results that are denormal, and inputs.
+    pub(super) const FLUSH: u64 = 0x8040;
+
+    pub(super) fn read() -> u64 {
+        let mut value = 0u32;
+        // SAFETY: stores the control register into the local.
+        unsafe { std::arch::asm!("stmxcsr [{}]", in(reg) &mut value, options(nostack, preserves_flags)) };
+        u64::from(value)
+    }
+
+    pub(super) fn write(value: u64) {
+        let value = value as u32;
+        // SAFETY: the value is one that was read, with the two flush bits possibly set.
+        unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &value, options(nostack, preserves_flags)) };
+    }
 }
 
-#[cfg(target_arch = "x86_64")]
-fn write_mxcsr(value: u32) {
-    // SAFETY: the value is one that was read, with the two flush bits possibly set.
-    unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &value, options(nostack, preserves_flags)) };
+/// The register that says how a thread computes: FPCR.
+#[cfg(target_arch = "aarch64")]
+mod control {
+    /// FZ, for results and inputs; f16 numbers have a bit of their own.
+    pub(super) const FLUSH: u64 = 1 << 24;
+
+    pub(super) fn read() -> u64 {
+        let value: u64;
+        // SAFETY: reads the control register.
+        unsafe { std::arch::asm!("mrs {}, fpcr", out(reg) value, options(nomem, nostack, preserves_flags)) };
+        value
+    }
+
+    pub(super) fn write(value: u64) {
+        // SAFETY: the value is one that was read, with the flush bit possibly set.
+        unsafe { std::arch::asm!("msr fpcr, {}", in(reg) value, options(nostack, preserves_flags)) };
+    }
+}
+
+/// Elsewhere there is nothing to set.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod control {
+    pub(super) const FLUSH: u64 = 0;
+
+    pub(super) fn read() -> u64 {
+        0
+    }
+
+    pub(super) fn write(_value: u64) {}
 }
 
 #[cfg(test)]
@@ -301,6 +331,8 @@ mod tests {
         assert_eq!(total.load(Ordering::Relaxed), 10_000);
     }
 
+    // WebAssembly has no unwinding, and its threads cannot be had.
+    #[cfg(not(target_family = "wasm"))]
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
         let pool = Pool::new(2);
@@ -315,6 +347,7 @@ mod tests {
         assert_eq!(total.load(Ordering::Relaxed), 10);
     }
 
+    #[cfg(not(target_family = "wasm"))]
     #[test]
     fn two_callers_share_a_pool() {
         let pool = Pool::new(2);
@@ -334,10 +367,14 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     fn the_callers_rounding_mode_comes_back() {
-        let before = read_mxcsr();
-        Pool::new(1).run(1, &|_| assert_ne!(read_mxcsr() & 0x8040, 0));
-        assert_eq!(read_mxcsr(), before);
+        let (before, tiny) = (control::read(), std::hint::black_box(f32::from_bits(1)));
+        Pool::new(1).run(1, &|_| {
+            assert_ne!(control::read() & control::FLUSH, 0);
+            assert_eq!(std::hint::black_box(tiny) * 2.0, 0.0);
+        });
+        assert_eq!(control::read(), before);
+        assert_ne!(std::hint::black_box(tiny) * 2.0, 0.0);
     }
 }

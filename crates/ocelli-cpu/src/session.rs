@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use half::bf16;
 use ocelli_plan::{
-    AddPositions, ArenaLayout, DType, Element, Op, Plan, TensorId, WeightError, WeightId, WeightSource,
+    AddPositions, ArenaLayout, DType, Element, Op, Plan, Rows, TensorId, WeightError, WeightId, WeightSource,
     plan_arena,
 };
 
@@ -171,7 +171,8 @@ impl PreparedPlan {
         Arena(Buffer::zeroed(self.layout.bytes))
     }
 
-    /// Run all ops in order with `rows` bound rows. `stop` is asked before each op.
+    /// Run all ops in order with `rows` bound rows. `stop` is asked before each op. Without any row a plan that
+    /// binds them computes nothing, and its outputs stay as they are.
     ///
     /// # Errors
     /// [`RunError::Cancelled`] when `stop` said so; a weight or an id that cannot be read.
@@ -187,6 +188,9 @@ impl PreparedPlan {
         stop: &dyn Fn() -> bool,
     ) -> Result<(), RunError> {
         assert!(rows <= self.plan.max_rows, "{rows} rows in a plan for {}", self.plan.max_rows);
+        if rows == 0 && self.plan.tensors.iter().any(|tensor| tensor.rows == Rows::Bound) {
+            return Ok(());
+        }
         let run = Run { prepared: self, arena: arena.0.as_mut_ptr(), rows };
         for op in &self.plan.ops {
             if stop() {

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod edge_cases;
 mod fixtures;
 mod op_cases;
 mod random;

@@ -8,6 +8,7 @@ use ocelli_plan::{
     TensorId,
 };
 
+use crate::edge_cases::edge_op_cases;
 use crate::random::{RandomWeights, Rng};
 
 /// One plan with everything that it needs to run.
@@ -31,35 +32,37 @@ pub struct OpCase {
 /// Ops first turn the f32 input into activations; an identity-like depthwise 1x1 does that.
 const WIDEN: &str = "widen";
 
-struct Case {
+/// A case in the making.
+pub(crate) struct Case {
     name: String,
     rows: usize,
     cols: usize,
     bound: bool,
-    cache: Option<(usize, usize, usize)>,
+    /// As in [`OpCase`].
+    pub(crate) cache: Option<(usize, usize, usize)>,
     runs: Vec<usize>,
     shapes: Vec<(String, Vec<usize>)>,
 }
 
 impl Case {
-    fn new(name: String, rows: usize, cols: usize) -> Self {
+    pub(crate) fn new(name: String, rows: usize, cols: usize) -> Self {
         let shapes = vec![(format!("{WIDEN}.weight"), vec![cols, cols])];
         Self { name, rows, cols, bound: false, cache: None, runs: vec![rows], shapes }
     }
 
-    fn weight(mut self, name: &str, shape: &[usize]) -> Self {
+    pub(crate) fn weight(mut self, name: &str, shape: &[usize]) -> Self {
         self.shapes.push((name.to_owned(), shape.to_vec()));
         self
     }
 
-    fn bound(mut self, runs: &[usize]) -> Self {
+    pub(crate) fn bound(mut self, runs: &[usize]) -> Self {
         self.bound = true;
         self.runs = runs.to_vec();
         self
     }
 
     /// Finish the case with the op that `build` emits on activations `[rows, cols]`.
-    fn op(self, build: impl Fn(&mut PlanBuilder<'_>, TensorId) -> TensorId) -> OpCase {
+    pub(crate) fn op(self, build: impl Fn(&mut PlanBuilder<'_>, TensorId) -> TensorId) -> OpCase {
         let shapes: Vec<(&str, &[usize])> = self.shapes.iter().map(|(n, s)| (&n[..], &s[..])).collect();
         let weights = Arc::new(RandomWeights::new(&shapes));
         let max_rows = if self.bound { self.rows } else { 1 };
@@ -91,6 +94,7 @@ pub fn op_cases() -> Vec<OpCase> {
     cases.extend(poolings());
     cases.push(embed());
     cases.extend(positions());
+    cases.extend(edge_op_cases());
     cases
 }
 

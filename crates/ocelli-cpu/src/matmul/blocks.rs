@@ -2,8 +2,9 @@
 //!
 //! Codes become f32 in registers and are multiplied with f32 activations; activations are not quantized.
 //! An output is a sum over groups of 32 `k`, in order, of `scale * (chain of fused multiply-adds over the
-//! codes of the group)`. That order does not depend on the tile, so on AVX2 and AVX-512 a row has the
-//! same bits alone and beside others, and as the rounding of each step is fixed, on both sets as well.
+//! codes of the group)`. That order does not depend on the tile, so on AVX2, AVX-512 and NEON a row has the
+//! same bits alone and beside others, and as the rounding of each step is fixed, on all these sets as well.
+//! WebAssembly rounds products too: there a row has the same bits alone and beside others, but not these.
 //!
 //! On AMX several rows go through the bf16 tiles: each pair of panels is expanded to bf16 once for all
 //! rows, in scratch that stays in the second-level cache. A single row is bound by memory and takes the
@@ -52,6 +53,7 @@ pub(crate) trait Codes: 'static {
     ///
     /// # Safety
     /// A group at `at`, room for 32 by 16 values at `to`; the CPU has `S`.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AMX multiplies in bf16"))]
     unsafe fn expand<S: Simd>(at: *const u8, scales: S::F, to: *mut half::bf16);
 }
 
@@ -156,6 +158,7 @@ unsafe fn add_nibbles<S: Simd, const SHIFT: u32, const MR: usize, const NP: usiz
     }
 }
 
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AMX multiplies in bf16"))]
 #[inline(always)]
 unsafe fn expand_nibbles<S: Simd, const EVEN: u32, const ODD: u32>(
     at: *const u32,

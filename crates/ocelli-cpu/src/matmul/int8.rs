@@ -112,6 +112,7 @@ impl Columns8 {
 ///
 /// # Safety
 /// The codes are those of a panel.
+#[cfg(target_arch = "x86_64")] // Nothing else shifts codes.
 #[inline(always)]
 pub(super) unsafe fn corrections(codes: *const i8, steps: usize) -> *const i32 {
     // SAFETY: they lie behind the scales.

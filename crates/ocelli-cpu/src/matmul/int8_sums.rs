@@ -20,6 +20,12 @@ pub(crate) enum Unit {
     /// Bytes widened to 16 bits: products of bytes in pairs would saturate.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// NEON with dot products of signed bytes.
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    Dot,
+    /// NEON: products in 16 bits, added in pairs.
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    Neon,
     /// Plain loops.
     #[allow(dead_code, reason = "only where there is nothing else")]
     Plain,
@@ -51,6 +57,12 @@ impl Unit {
             Isa::Amx | Isa::Avx512 if is_x86_feature_detected!("avx512vnni") => Self::Vnni,
             #[cfg(target_arch = "x86_64")]
             Isa::Amx | Isa::Avx512 | Isa::Avx2 => Self::Avx2,
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Isa::Neon if std::arch::is_aarch64_feature_detected!("dotprod") => Self::Dot,
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Isa::Neon => Self::Neon,
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Isa::Wasm => Self::Plain,
             Isa::Scalar => Self::Plain,
         }
     }
@@ -79,6 +91,10 @@ pub(super) unsafe fn sums(
             Unit::Vnni => vnni(a.cast(), stride, rows, b, steps, to),
             #[cfg(target_arch = "x86_64")]
             Unit::Avx2 => avx2(a, stride, rows, b, steps, to),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Unit::Dot => super::int8_neon::dot(a, stride, rows, b, steps, to),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Unit::Neon => super::int8_neon::widened(a, stride, rows, b, steps, to),
             _ => plain(a, stride, rows, b, steps, to),
         }
     }
@@ -247,6 +263,7 @@ mod tests {
             for row in a.chunks_exact_mut(steps * TILE_K) {
                 row[..k].fill_with(|| random(&mut state));
             }
+            #[cfg(target_arch = "x86_64")]
             let shifted: Vec<i8> = a.iter().map(|&v| v ^ i8::MIN).collect();
             for rows in [1, 2, 3, 4, 5, 7, 8, 9, 31, 32] {
                 let run = |unit, a: &[i8]| {
@@ -257,6 +274,13 @@ mod tests {
                     to
                 };
                 let want = run(Unit::Plain, &a);
+                #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+                {
+                    assert_eq!(run(Unit::Neon, &a), want, "neon {rows}x{k}");
+                    if std::arch::is_aarch64_feature_detected!("dotprod") {
+                        assert_eq!(run(Unit::Dot, &a), want, "dot {rows}x{k}");
+                    }
+                }
                 #[cfg(target_arch = "x86_64")]
                 {
                     if is_x86_feature_detected!("avx2") {

@@ -13,6 +13,8 @@ mod amx_int8;
 mod blocks;
 mod epilogue;
 pub(crate) mod int8;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod int8_neon;
 mod int8_sums;
 mod tile;
 
@@ -26,10 +28,14 @@ pub(crate) use tile::{Columns, Rows, product};
 use crate::Isa;
 use crate::pack::{Matrix, Stored};
 use crate::simd::{LANES, Simd};
-use crate::view::{Kind, View};
+#[cfg(target_arch = "x86_64")]
+use crate::view::Kind;
+use crate::view::View;
 
+#[cfg(target_arch = "x86_64")]
 /// Rows that [`Staging::product_block`] keeps together at most.
 const MOST_TOGETHER: usize = 512;
+#[cfg(target_arch = "x86_64")]
 /// What they may take: about half of a second-level cache.
 const CACHED_BYTES: usize = 1 << 20;
 
@@ -66,6 +72,7 @@ impl Staging {
 
     /// Rows that one task takes when `rows` are shared by `threads`: its input and hidden rows stay in
     /// the second-level cache, and no thread is left without work.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables, reason = "only AMX asks for the weight"))]
     pub(crate) fn row_block(self, weight: &Matrix, rows: usize, threads: usize) -> usize {
         match self {
             Self::F32 => 64,

@@ -2,17 +2,27 @@
 //!
 //! Kernels are written once, generic over [`Simd`], and stamped out by [`Isa::dispatch`] for each
 //! instruction set that the CPU may have. A vector is always sixteen lanes (one AVX-512 register,
-//! two of AVX2), so packed weights have one layout everywhere.
+//! two of AVX2, four of NEON or WebAssembly), so packed weights have one layout everywhere.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon;
+#[cfg(test)]
+mod tests;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+pub(crate) use neon::Neon;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+pub(crate) use wasm::Wasm;
 
 use half::{bf16, f16};
 
@@ -71,6 +81,7 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     unsafe fn load_bf16_pairs(p: *const bf16) -> (Self::F, Self::F);
 
     /// Store 32 values `a0 b0 a1 b1 …`, rounded as by `store_bf16`.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AMX multiplies in bf16"))]
     #[inline(always)]
     unsafe fn store_bf16_pairs(p: *mut bf16, a: Self::F, b: Self::F) {
         let (mut first, mut second) = ([bf16::ZERO; LANES], [bf16::ZERO; LANES]);
@@ -173,7 +184,7 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
     /// `1 / a`, at most 2 ULP off, for normal `a`.
     unsafe fn reciprocal(a: Self::F) -> Self::F;
-    /// `a * b + c` with one rounding.
+    /// `a * b + c` with one rounding; with two on WebAssembly, which has no such instruction.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
@@ -281,6 +292,12 @@ impl Isa {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { on_avx2(kernel) },
+            // SAFETY: NEON belongs to the target.
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Isa::Neon => unsafe { kernel.run::<Neon>() },
+            // SAFETY: simd128 is on for the whole module.
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Isa::Wasm => unsafe { kernel.run::<Wasm>() },
             Isa::Scalar => unreachable!("the scalar device runs reference implementations"),
         }
     }
