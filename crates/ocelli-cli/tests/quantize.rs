@@ -2,8 +2,19 @@
 
 mod support;
 
-use serde_json::json;
+use std::path::Path;
+
+use serde_json::{Value, json};
 use support::{assert_exit, fields, json_lines, path, run, stderr, stdout};
+
+/// Token ids of an answer about a picture, and how the model says that it is quantized.
+fn ask(home: &Path, image: &str, model: &[&str]) -> (Value, Value) {
+    let args = ["caption", image, "--json", "--ignore-eos", "--max-tokens", "16"];
+    let output = run(home, &[&args[..], model].concat());
+    assert_exit(&output, 0);
+    let line = json_lines(&output).remove(0);
+    (line["token_ids"].clone(), line["quant"].clone())
+}
 
 #[test]
 fn a_quantized_model_is_compared_written_and_answers_like_quant() {
@@ -31,13 +42,7 @@ fn a_quantized_model_is_compared_written_and_answers_like_quant() {
     let figures = ["greedy", "image", "image_cosine", "kl_max", "kl_mean", "positions", "top1"];
     assert_eq!(fields(&report["pictures"][0]), figures);
     assert_eq!(report["passed"], json!(true));
-    let ask = |extra: &[&str]| {
-        let args = ["caption", &image, "--json", "--ignore-eos", "--max-tokens", "16"];
-        let output = run(home.path(), &[&args[..], extra].concat());
-        assert_exit(&output, 0);
-        let line = json_lines(&output).remove(0);
-        (line["token_ids"].clone(), line["quant"].clone())
-    };
+    let ask = |model: &[&str]| ask(home.path(), &image, model);
     let stored = ask(&["--model", to]);
     assert_eq!(stored, ask(&["--model", &model, "--quant", "q8"]));
     assert_eq!(stored.1, json!("q8"));
@@ -90,13 +95,7 @@ fn the_tower_is_quantized_while_loading_and_into_a_file() {
     let output = run(home.path(), &args);
     assert_exit(&output, 0);
     assert_eq!(json_lines(&output)[0]["vision"], json!("q8"));
-    let ask = |extra: &[&str]| {
-        let args = ["caption", &image, "--json", "--ignore-eos", "--max-tokens", "16"];
-        let output = run(home.path(), &[&args[..], extra].concat());
-        assert_exit(&output, 0);
-        let line = json_lines(&output).remove(0);
-        (line["token_ids"].clone(), line["quant"].clone())
-    };
+    let ask = |model: &[&str]| ask(home.path(), &image, model);
     let stored = ask(&["--model", to]);
     assert_eq!(stored, ask(&["--model", &model, "--quant", "q8", "--quant-vision", "q8"]));
     assert_eq!(stored.1, json!("q8+vision-int8"));

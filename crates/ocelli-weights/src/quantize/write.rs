@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::QuantPolicy;
 use crate::checkpoint::{Checkpoint, licence_file};
+use crate::disk::{DiskFull, check_space};
 use crate::error::LoadError;
 use crate::quantization::{OUR_FIELD, OUR_VERSION};
 use crate::safetensors_file::header_json;
@@ -62,15 +63,8 @@ pub enum QuantizeError {
         dir: PathBuf,
     },
     /// The disk is too small.
-    #[error("{} needs {needed} bytes, but only {free} are free there", dir.display())]
-    DiskFull {
-        /// The directory.
-        dir: PathBuf,
-        /// Bytes of the checkpoint.
-        needed: u64,
-        /// Bytes free.
-        free: u64,
-    },
+    #[error(transparent)]
+    DiskFull(#[from] DiskFull),
     /// The system refused.
     #[error("cannot write {}: {source}", path.display())]
     Io {
@@ -118,7 +112,8 @@ pub fn write_quantized(
         std::fs::remove_dir_all(&partial).map_err(|e| io_error(&partial, e))?;
     }
     std::fs::create_dir_all(&partial).map_err(|e| io_error(&partial, e))?;
-    let written = check_space(&partial, total)
+    let written = check_space(&partial, total + SPARE_BYTES)
+        .map_err(QuantizeError::from)
         .and_then(|()| copy_beside(from, &partial))
         .and_then(|()| write_config(from, &partial, policy))
         .and_then(|()| write_weights(&checkpoint, &files, &entries, &partial, progress))
@@ -179,15 +174,6 @@ fn stored_shape(format: BlockFormat, shape: &[usize]) -> Vec<usize> {
         return [&[shape[0], bytes], &shape[2..]].concat();
     }
     vec![shape[0], shape[1] / BlockFormat::GROUP, format.block_bytes(BlockFormat::GROUP)]
-}
-
-fn check_space(dir: &Path, total: u64) -> Result<(), QuantizeError> {
-    let needed = total + SPARE_BYTES;
-    // Not every file system can say; then writing finds out.
-    match fs4::available_space(dir) {
-        Ok(free) if free < needed => Err(QuantizeError::DiskFull { dir: dir.to_owned(), needed, free }),
-        _ => Ok(()),
-    }
 }
 
 /// The tokenizer and its like, and the licence.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::arch::{MARKER, SynthArch};
 use super::random::Stream;
 use super::tensor::SynthTensor;
+use crate::disk::{DiskFull, check_space};
 use crate::safetensors_file::header_json;
 
 /// Bytes generated and written at once.
@@ -48,15 +49,8 @@ pub enum SynthError {
         dir: PathBuf,
     },
     /// The disk is too small.
-    #[error("{} needs {needed} bytes, but only {free} are free there", dir.display())]
-    DiskFull {
-        /// The directory.
-        dir: PathBuf,
-        /// Bytes of the checkpoint.
-        needed: u64,
-        /// Bytes free.
-        free: u64,
-    },
+    #[error(transparent)]
+    DiskFull(#[from] DiskFull),
     /// The system refused.
     #[error("cannot write {}: {source}", path.display())]
     Io {
@@ -87,7 +81,7 @@ pub fn synth(
     make_room(dir, force)?;
     let tensors = arch.tensors();
     let total = tensors.iter().map(SynthTensor::bytes).sum();
-    check_space(dir, total)?;
+    check_space(dir, total + SPARE_BYTES)?;
 
     // The config goes first: its mark tells that what an interrupted run leaves may be overwritten.
     for (name, config) in arch.configs(seed) {
@@ -145,15 +139,6 @@ fn make_room(dir: &Path, force: bool) -> Result<(), SynthError> {
 fn is_marked(path: &Path) -> bool {
     let config = std::fs::read(path).unwrap_or_default();
     serde_json::from_slice::<Value>(&config).is_ok_and(|config| config.get(MARKER).is_some())
-}
-
-fn check_space(dir: &Path, total: u64) -> Result<(), SynthError> {
-    let needed = total + SPARE_BYTES;
-    // Not every file system can say; then writing finds out.
-    match fs4::available_space(dir) {
-        Ok(free) if free < needed => Err(SynthError::DiskFull { dir: dir.to_owned(), needed, free }),
-        _ => Ok(()),
-    }
 }
 
 /// Consecutive tensors that fit into one file.
