@@ -17,6 +17,9 @@ pub(crate) enum Unit {
     /// AVX-512 with dot products of unsigned by signed bytes: activations are shifted by 128.
     #[cfg(target_arch = "x86_64")]
     Vnni,
+    /// The same dot products in vectors of AVX2, which newer small CPUs have.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
     /// Bytes widened to 16 bits: products of bytes in pairs would saturate.
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -43,7 +46,7 @@ impl Unit {
     /// Whether it takes codes of activations shifted by 128.
     pub(super) fn is_shifted(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        return self == Self::Vnni;
+        return matches!(self, Self::Vnni | Self::AvxVnni);
         #[cfg(not(target_arch = "x86_64"))]
         return false;
     }
@@ -55,6 +58,8 @@ impl Unit {
             Isa::Amx if super::amx::has_int8() => Self::Amx,
             #[cfg(target_arch = "x86_64")]
             Isa::Amx | Isa::Avx512 if is_x86_feature_detected!("avx512vnni") => Self::Vnni,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx | Isa::Avx512 | Isa::Avx2 if is_x86_feature_detected!("avxvnni") => Self::AvxVnni,
             #[cfg(target_arch = "x86_64")]
             Isa::Amx | Isa::Avx512 | Isa::Avx2 => Self::Avx2,
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
@@ -89,6 +94,8 @@ pub(super) unsafe fn sums(
         match unit {
             #[cfg(target_arch = "x86_64")]
             Unit::Vnni => vnni(a.cast(), stride, rows, b, steps, to),
+            #[cfg(target_arch = "x86_64")]
+            Unit::AvxVnni => avx_vnni(a.cast(), stride, rows, b, steps, to),
             #[cfg(target_arch = "x86_64")]
             Unit::Avx2 => avx2(a, stride, rows, b, steps, to),
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
@@ -166,6 +173,63 @@ unsafe fn vnni_rows<const MR: usize>(
         for i in 0..MR {
             _mm512_storeu_si512(to.add(i * BLOCK).cast(), sums[i][0]);
             _mm512_storeu_si512(to.add(i * BLOCK + LANES).cast(), sums[i][1]);
+        }
+    }
+    MR
+}
+
+/// Three rows at a time: twelve chains in sixteen registers.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,avxvnni")]
+unsafe fn avx_vnni(a: *const u8, stride: usize, rows: usize, b: [*const i8; 2], steps: usize, to: *mut i32) {
+    let mut row = 0;
+    while row < rows {
+        // SAFETY: the rows are there.
+        row += unsafe {
+            let (a, to) = (a.add(row * stride), to.add(row * BLOCK));
+            match rows - row {
+                1 => avx_vnni_rows::<1>(a, stride, b, steps, to),
+                2 => avx_vnni_rows::<2>(a, stride, b, steps, to),
+                _ => avx_vnni_rows::<3>(a, stride, b, steps, to),
+            }
+        };
+    }
+}
+
+/// A register has eight columns.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,avxvnni")]
+unsafe fn avx_vnni_rows<const MR: usize>(
+    a: *const u8,
+    stride: usize,
+    b: [*const i8; 2],
+    steps: usize,
+    to: *mut i32,
+) -> usize {
+    use std::arch::x86_64::{
+        _mm256_dpbusd_avx_epi32, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_storeu_si256,
+    };
+    const EIGHT: usize = LANES / 2;
+    // SAFETY: the caller's promise: `MR` rows, two panels.
+    unsafe {
+        let start = |c: usize| {
+            let at = corrections(b[c / 2], steps).add(c % 2 * EIGHT);
+            _mm256_loadu_si256(at.cast())
+        };
+        let mut sums = [[start(0), start(1), start(2), start(3)]; MR];
+        for quad in 0..steps * TILE_K / 4 {
+            for i in 0..MR {
+                let x = _mm256_set1_epi32(*a.add(i * stride + 4 * quad).cast::<i32>());
+                for c in 0..4 {
+                    let columns = b[c / 2].add((quad * LANES + c % 2 * EIGHT) * 4);
+                    sums[i][c] = _mm256_dpbusd_avx_epi32(sums[i][c], x, _mm256_loadu_si256(columns.cast()));
+                }
+            }
+        }
+        for i in 0..MR {
+            for c in 0..4 {
+                _mm256_storeu_si256(to.add(i * BLOCK + c * EIGHT).cast(), sums[i][c]);
+            }
         }
     }
     MR
@@ -285,6 +349,9 @@ mod tests {
                 {
                     if is_x86_feature_detected!("avx2") {
                         assert_eq!(run(Unit::Avx2, &a), want, "avx2 {rows}x{k}");
+                    }
+                    if is_x86_feature_detected!("avxvnni") {
+                        assert_eq!(run(Unit::AvxVnni, &shifted), want, "avx vnni {rows}x{k}");
                     }
                     if is_x86_feature_detected!("avx512vnni") {
                         assert_eq!(run(Unit::Vnni, &shifted), want, "vnni {rows}x{k}");
