@@ -69,8 +69,13 @@ impl Kernel for ConvTask<'_, '_> {
         let patches = staging.view(scratch, rows, k);
         // SAFETY: the scratch holds the patches; tasks write disjoint output rows.
         unsafe {
+            let (mut oy, mut ox) = (first / conv.out_width(), first % conv.out_width());
             for r in 0..rows {
-                gather_patch::<S>(conv, first + r, patches, r);
+                gather_patch::<S>(conv, [oy, ox], patches, r);
+                ox += 1;
+                if ox == conv.out_width() {
+                    (oy, ox) = (oy + 1, 0);
+                }
             }
             let patches = staging.written(scratch, rows, k);
             multiply_dense::<S, _>(patches, conv.weight, 0..conv.weight.panels, &epilogue, first);
@@ -80,9 +85,8 @@ impl Kernel for ConvTask<'_, '_> {
 
 /// The input pixels under one output pixel, `[kernel, kernel, channels]`, zeros outside of the map.
 #[inline(always)]
-unsafe fn gather_patch<S: Simd>(conv: &DenseConv<'_>, pixel: usize, patches: View, row: usize) {
+unsafe fn gather_patch<S: Simd>(conv: &DenseConv<'_>, [oy, ox]: [usize; 2], patches: View, row: usize) {
     let channels = conv.x.cols;
-    let (oy, ox) = (pixel / conv.out_width(), pixel % conv.out_width());
     // Taps of each line that are inside of the map: they lie side by side in memory.
     let left = conv.padding.saturating_sub(ox * conv.stride).min(conv.kernel);
     let right = (conv.width + conv.padding).saturating_sub(ox * conv.stride).clamp(left, conv.kernel);

@@ -161,6 +161,18 @@ unsafe fn stage<S: Simd>(conv: &Depthwise<'_>, window: Window) {
                         S::store(to.add(c * LANES), conv.x.load::<S>(pixel + c, window.channel, n));
                     }
                 }
+                Kind::Bf16 if multiplier == 2 && n == LANES => {
+                    let from = conv.x.row::<bf16>(pixel).add(window.channel / 2).cast_const();
+                    for c in 0..last - first {
+                        S::store(to.add(c * LANES), S::load_bf16_twice(from.add(c * conv.x.stride)));
+                    }
+                }
+                Kind::F32 if multiplier == 2 && n == LANES => {
+                    let from = conv.x.row::<f32>(pixel).add(window.channel / 2).cast_const();
+                    for c in 0..last - first {
+                        S::store(to.add(c * LANES), S::load_twice(from.add(c * conv.x.stride)));
+                    }
+                }
                 _ => {
                     for c in 0..last - first {
                         repeat::<S>(conv, multiplier, pixel + c, window.channel, n, to.add(c * LANES));
@@ -187,12 +199,6 @@ unsafe fn repeat<S: Simd>(
     // SAFETY: sixteen outputs have at most as many inputs, which are in the map; `to` has room for sixteen values.
     unsafe {
         conv.x.widen::<S>(pixel, first, last - first + 1, inputs.as_mut_ptr());
-        if multiplier == 2 && channel.is_multiple_of(2) && n == LANES {
-            for c in 0..LANES {
-                *to.add(c) = inputs[c / 2];
-            }
-            return;
-        }
         for c in 0..LANES {
             *to.add(c) = if c < n { inputs[input] } else { 0.0 };
             repeats += 1;

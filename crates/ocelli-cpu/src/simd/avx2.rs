@@ -70,6 +70,25 @@ unsafe impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn load_twice(p: *const f32) -> Pair {
+        unsafe {
+            let eight = _mm256_loadu_ps(p);
+            let low = _mm256_permutevar8x32_ps(eight, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+            let high = _mm256_permutevar8x32_ps(eight, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7));
+            Pair(low, high)
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_twice(p: *const bf16) -> Pair {
+        unsafe {
+            // With a zero behind it, a bf16 is the f32 of the same value.
+            let eight = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+            let mut wide = [0.0f32; LANES / 2];
+            _mm256_storeu_si256(wide.as_mut_ptr().cast(), _mm256_slli_epi32::<16>(eight));
+            Self::load_twice(wide.as_ptr())
+        }
+    }
+    #[inline(always)]
     unsafe fn load_bf16_pairs(p: *const bf16) -> (Pair, Pair) {
         unsafe {
             let low = _mm256_loadu_si256(p.cast());

@@ -62,6 +62,20 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm256_mask_storeu_epi16(p.cast(), mask(n), to_bf16::<BF16>(v)) }
     }
     #[inline(always)]
+    unsafe fn load_twice(p: *const f32) -> __m512 {
+        unsafe {
+            let lanes = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+            _mm512_permutexvar_ps(lanes, _mm512_castps256_ps512(_mm256_loadu_ps(p)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_twice(p: *const bf16) -> __m512 {
+        unsafe {
+            let words = _mm512_cvtepu16_epi32(twice(p));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
+        }
+    }
+    #[inline(always)]
     unsafe fn load_bf16_pairs(p: *const bf16) -> (__m512, __m512) {
         unsafe {
             let both = _mm512_loadu_si512(p.cast());
@@ -224,5 +238,15 @@ unsafe fn to_bf16<const BF16: bool>(v: __m512) -> __m256i {
         let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
         let kept = _mm512_mask_blend_epi32(is_nan, rounded, quiet);
         _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(kept))
+    }
+}
+
+/// Eight values, each twice.
+#[inline(always)]
+unsafe fn twice(p: *const bf16) -> __m256i {
+    // SAFETY: the caller promises eight readable values and the instruction set.
+    unsafe {
+        let eight = _mm_loadu_si128(p.cast());
+        _mm256_set_m128i(_mm_unpackhi_epi16(eight, eight), _mm_unpacklo_epi16(eight, eight))
     }
 }

@@ -77,6 +77,30 @@ pub(crate) unsafe trait Simd: Copy + 'static {
             std::ptr::copy_nonoverlapping(full.as_ptr(), p, n);
         }
     }
+    /// Eight values, each in two lanes that are neighbours.
+    #[inline(always)]
+    unsafe fn load_twice(p: *const f32) -> Self::F {
+        let mut full = [0.0; LANES];
+        // SAFETY: the caller promises eight readable values.
+        unsafe {
+            for lane in 0..LANES {
+                full[lane] = *p.add(lane / 2);
+            }
+            Self::load(full.as_ptr())
+        }
+    }
+    /// As `load_twice`.
+    #[inline(always)]
+    unsafe fn load_bf16_twice(p: *const bf16) -> Self::F {
+        let mut full = [bf16::ZERO; LANES];
+        // SAFETY: the caller promises eight readable values.
+        unsafe {
+            for lane in 0..LANES {
+                full[lane] = *p.add(lane / 2);
+            }
+            Self::load_bf16(full.as_ptr())
+        }
+    }
     /// Load 32 values `a0 b0 a1 b1 …` as `(a, b)`.
     unsafe fn load_bf16_pairs(p: *const bf16) -> (Self::F, Self::F);
 

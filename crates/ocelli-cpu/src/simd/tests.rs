@@ -121,6 +121,14 @@ impl Check for MemoryBf16 {
                 }
             }
             for first in 0..LANES {
+                let twice: Vector = std::array::from_fn(|lane| wide[first + lane / 2]);
+                let mut out = [99.0; LANES];
+                S::store(out.as_mut_ptr(), S::load_bf16_twice(values.as_ptr().add(first)));
+                same(&out, &twice, name);
+                S::store(out.as_mut_ptr(), S::load_twice(wide.as_ptr().add(first)));
+                same(&out, &twice, name);
+            }
+            for first in 0..LANES {
                 let (a, b) = S::load_bf16_pairs(values.as_ptr().add(first));
                 let (mut even, mut odd) = ([0.0; LANES], [0.0; LANES]);
                 S::store(even.as_mut_ptr(), a);
