@@ -61,6 +61,8 @@ INT8_Q8 = Ours("ocelli int8+q8", (), quantize=("--weights", "q8", "--vision", "q
 INT8_Q4 = Ours("ocelli int8+q4", (), quantize=("--weights", "q4", "--vision", "q8"))
 AVX512 = Ours("ocelli f32 AVX-512", ("--dtype", "f32"), {"OCELLI_ISA": "avx512"})
 AVX2 = Ours("ocelli f32 AVX2", ("--dtype", "f32"), {"OCELLI_ISA": "avx2"})
+AVX512_INT8 = Ours("ocelli int8 AVX-512", (), {"OCELLI_ISA": "avx512"}, INT8_Q8.quantize)
+AVX2_INT8 = Ours("ocelli int8 AVX2", (), {"OCELLI_ISA": "avx2"}, INT8_Q8.quantize)
 
 TORCH = Peer("torch bf16", "torch", "bf16", MALLOC)
 TORCH_F32 = Peer("torch f32", "torch", "f32", MALLOC)
@@ -74,12 +76,12 @@ def prompt(positions):
     return "a" + " a" * positions
 
 
-def encode():
+def encode(sides):
     units = []
-    for side in SIDES:
+    for side in sides:
         ours, peers = (BF16, INT8_Q8), (TORCH, OPENVINO["bf16"], OPENVINO["int8"], ONNX)
         if side == 1024:
-            ours, peers = (*ours, AVX512, AVX2), (*peers, TORCH_F32)
+            ours, peers = (*ours, AVX512, AVX2, AVX512_INT8, AVX2_INT8), (*peers, TORCH_F32)
         command = ("bench", "encode", "--resolution", str(side))
         units.append(Unit(f"encode {side}", command, "encode", {"side": side}, ours, peers, ("encoder",),
                           ("--resolution", str(side))))
@@ -129,6 +131,8 @@ def rows():
     out += [Row(f"FastViTHD encode, int8, {side} px", f"encode {side}", None, ("ocelli int8+q8",)) for side in SIDES]
     out += [Row("FastViTHD encode, 1024 px, AVX-512 without AMX, f32", "encode 1024", 0.8, (AVX512.engine,), ("torch f32",)),
             Row("FastViTHD encode, 1024 px, AVX2, f32", "encode 1024", 0.8, (AVX2.engine,), ("torch f32",)),
+            Row("FastViTHD encode, 1024 px, AVX-512 without AMX, int8", "encode 1024", 0.8, (AVX512_INT8.engine,), ("torch f32",)),
+            Row("FastViTHD encode, 1024 px, AVX2 with VNNI, int8", "encode 1024", 0.8, (AVX2_INT8.engine,), ("torch f32",)),
             Row(f"Qwen2-0.5B prefill, {TOKENS} tokens, any weights", "prefill", 0.55),
             Row("Qwen2-0.5B decode a token, 4 bit", "decode", 0.92, ("ocelli q4",), ("llama.cpp q4_0", "OpenVINO int4")),
             Row("Qwen2-0.5B decode a token, 4 bit, llama.cpp's head too", "decode", None, ("ocelli q4",), ("llama.cpp q4_0-all",)),

@@ -43,6 +43,7 @@ def arguments():
     parser.add_argument("--out", type=Path, default=Path("peers.jsonl"), help="results; the table goes beside them, as .md")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, of: %(default)s")
     parser.add_argument("--clips", default=",".join(plan.CLIPS), help="variants of MobileCLIP2, of: %(default)s")
+    parser.add_argument("--sides", default=",".join(map(str, plan.SIDES)), help="pixels of FastVLM's pictures (%(default)s)")
     parser.add_argument("--peers", help="only engines whose name has one of these words, as torch,llama")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--runs", type=int, default=3, help="runs of a turn")
@@ -55,8 +56,9 @@ def arguments():
     parser.add_argument("--table", type=Path, metavar="JSONL", help="measure nothing: print the table of these results")
     a = parser.parse_args()
     a.only, a.clips = set(a.only.split(",")), a.clips.split(",")
-    if wrong := (a.only - set(SECTIONS)) | (set(a.clips) - set(plan.CLIPS)):
-        parser.error(f"unknown: {', '.join(sorted(wrong))}")
+    a.sides = [int(side) for side in a.sides.split(",")]
+    if wrong := (a.only - set(SECTIONS)) | (set(a.clips) - set(plan.CLIPS)) | (set(a.sides) - set(plan.SIDES)):
+        parser.error(f"unknown: {', '.join(sorted(map(str, wrong)))}")
     a.work, a.ocelli = a.work.resolve(), a.ocelli.resolve()
     a.venv = a.venv or a.work / "venv"
     return a
@@ -123,7 +125,7 @@ class Session:
 
     def run(self):
         if "encode" in self.a.only:
-            self.each(plan.encode())
+            self.each(plan.encode(self.a.sides))
         if "llm" in self.a.only:
             self.each(plan.llm(self.positions("--resolution", "512", "--prompt", plan.prompt(0))["tokens"]))
         if "ttft" in self.a.only:

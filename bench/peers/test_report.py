@@ -72,7 +72,7 @@ class Plan(unittest.TestCase):
         self.assertEqual(plan.turns([], ["a"], 0), ["a"])
 
     def test_every_row_names_engines_of_its_unit(self):
-        groups = plan.encode() + plan.llm(100) + plan.ttft(300, 256) + plan.clip(plan.CLIPS, lambda variant: 256)
+        groups = plan.encode(plan.SIDES) + plan.llm(100) + plan.ttft(300, 256) + plan.clip(plan.CLIPS, lambda variant: 256)
         units = {unit.name: unit for group in groups for unit in group.units}
         for row in plan.rows():
             unit = units[row.unit]
