@@ -29,8 +29,11 @@ const PART: usize = 64;
 const ENDING: &str = "graph";
 /// Neighbours of a node; usearch's default.
 const CONNECTIVITY: usize = 16;
-/// Nodes looked at when one is added.
-const EXPANSION_ADD: usize = 128;
+/// Nodes looked at when one is added to a graph of this many. Each waits for memory in a large one: half of them are
+/// enough there, and building takes half the time.
+const fn expansion_add(count: usize) -> usize {
+    if count > 2_000_000 { 64 } else { 128 }
+}
 /// Nodes looked at for a search, at least.
 const EXPANSION_SEARCH: usize = 2048;
 /// A graph is used while at most this share of the pictures came or went after it was built.
@@ -265,7 +268,7 @@ fn empty(vectors: &Arc<Vectors>, rows: &Arc<Vec<u32>>) -> Result<usearch::Index>
         metric: MetricKind::Hamming,
         quantization: ScalarKind::B1,
         connectivity: CONNECTIVITY,
-        expansion_add: EXPANSION_ADD,
+        expansion_add: expansion_add(rows.len()),
         expansion_search: EXPANSION_SEARCH,
         multi: false,
     };
