@@ -30,7 +30,9 @@ mod tokenizer;
 
 pub use clip::{CLIP_CONTEXT_LENGTH, ClipTokenizer, ClipTokens};
 pub use error::TextError;
-pub use prompt::{DEFAULT_SYSTEM, PromptToken, Role, Template, Turn, build_prompt, render};
+pub use prompt::{
+    DEFAULT_SYSTEM, PromptToken, Role, SaidToken, Template, Turn, build_conversation, build_prompt, render,
+};
 pub use stop::{StopMatcher, StopStep};
 pub use stop_ids::stop_ids;
 pub use stream::TokenStream;

@@ -105,13 +105,14 @@ pub fn build_prompt(
     turns: &[Turn],
     system: Option<&str>,
 ) -> Result<Vec<PromptToken>, TextError> {
+    tokenize(tokenizer, lay_out(template, turns, system))
+}
+
+fn tokenize(tokenizer: &Qwen2Tokenizer, parts: Vec<Part>) -> Result<Vec<PromptToken>, TextError> {
     let mut prompt = Vec::new();
-    for part in lay_out(template, turns, system) {
+    for part in parts {
         match part {
-            Part::Control(token) => {
-                let id = tokenizer.added_id(token).ok_or(TextError::NoControlToken { token })?;
-                prompt.push(PromptToken::Id(id));
-            }
+            Part::Control(token) => prompt.push(control(tokenizer, token)?),
             Part::Image => prompt.push(PromptToken::Image),
             Part::Text(text) => {
                 prompt.extend(tokenizer.encode_plain(&text)?.into_iter().map(PromptToken::Id))
@@ -119,6 +120,49 @@ pub fn build_prompt(
         }
     }
     Ok(prompt)
+}
+
+fn control(tokenizer: &Qwen2Tokenizer, token: &'static str) -> Result<PromptToken, TextError> {
+    tokenizer.added_id(token).map(PromptToken::Id).ok_or(TextError::NoControlToken { token })
+}
+
+/// A token of a conversation to learn from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SaidToken {
+    /// The token.
+    pub token: PromptToken,
+    /// Whether the model says it: it belongs to a message of the assistant, or ends one. All others are only read.
+    pub said: bool,
+}
+
+/// A whole conversation as tokens, the assistant's messages included, for training.
+///
+/// A message of the assistant begins a piece of its own, as it does when the model writes it. See [`build_prompt`] for
+/// `system`.
+///
+/// # Errors
+/// As [`build_prompt`].
+pub fn build_conversation(
+    tokenizer: &Qwen2Tokenizer,
+    template: Template,
+    turns: &[Turn],
+    system: Option<&str>,
+) -> Result<Vec<SaidToken>, TextError> {
+    let mut tokens = Vec::new();
+    // Each message of the assistant closes what came before it, so that the layout up to it is a prompt.
+    let mut begin = 0;
+    for (at, turn) in turns.iter().enumerate().filter(|(_, turn)| turn.role == Role::Assistant) {
+        let prompt = match begin {
+            0 => build_prompt(tokenizer, template, &turns[..at], system)?,
+            _ => tokenize(tokenizer, more(template, &turns[begin..at]))?,
+        };
+        tokens.extend(prompt.into_iter().map(|token| SaidToken { token, said: false }));
+        let said = tokenizer.encode_plain(&turn.text)?.into_iter().map(PromptToken::Id);
+        let end = control(tokenizer, IM_END)?;
+        tokens.extend(said.chain([end]).map(|token| SaidToken { token, said: true }));
+        begin = at + 1;
+    }
+    Ok(tokens)
 }
 
 /// What a prompt is made of. No two texts are neighbours: BPE must see them as one.
@@ -138,6 +182,16 @@ fn lay_out(template: Template, turns: &[Turn], system: Option<&str>) -> Vec<Part
         // newline it puts before any text of the caller's.
         layout.turn(Template::Apple, Role::System, DEFAULT_SYSTEM, 0);
     }
+    for turn in turns {
+        layout.turn(template, turn.role, &turn.text, turn.images);
+    }
+    layout.open(Role::Assistant);
+    layout.0
+}
+
+/// What stands between the end token of a message of the assistant and the next one.
+fn more(template: Template, turns: &[Turn]) -> Vec<Part> {
+    let mut layout = Layout(vec![Part::Text("\n".into())]);
     for turn in turns {
         layout.turn(template, turn.role, &turn.text, turn.images);
     }

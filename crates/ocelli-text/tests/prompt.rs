@@ -4,7 +4,9 @@
 mod common;
 
 use common::{json, tokenizer};
-use ocelli_text::{IM_END, IMAGE, PromptToken, Role, Template, Turn, build_prompt, render};
+use ocelli_text::{
+    IM_END, IMAGE, PromptToken, Role, Template, Turn, build_conversation, build_prompt, render,
+};
 use serde_json::Value;
 
 fn role(name: &str) -> Role {
@@ -118,4 +120,40 @@ fn a_question_cannot_inject_control_tokens() {
         assert_eq!(tokenizer.decode(&ids, false).matches(IM_END).count(), 4);
         assert_eq!(tokenizer.decode(&ids, false).matches(IMAGE).count(), 4);
     }
+}
+
+#[test]
+fn a_conversation_is_its_prompt_with_the_answers_marked() {
+    let tokenizer = tokenizer("fastvlm-apple");
+    let turn = |role, text: &str, images| Turn { role, text: text.into(), images };
+    let turns = [
+        turn(Role::User, "What is this?", 1),
+        turn(Role::Assistant, "A dog on a beach.", 0),
+        turn(Role::User, "Which color?", 0),
+        turn(Role::Assistant, "Brown.", 0),
+    ];
+    for template in [Template::Apple, Template::Native] {
+        let conversation = build_conversation(&tokenizer, template, &turns, None).unwrap();
+        let tokens: Vec<_> = conversation.iter().map(|token| token.token).collect();
+        if template == Template::Apple {
+            let prompt = build_prompt(&tokenizer, template, &turns, None).unwrap();
+            assert_eq!(tokens, prompt[..tokens.len()]);
+        }
+        let said: Vec<u32> = conversation
+            .iter()
+            .filter(|token| token.said)
+            .map(|token| match token.token {
+                PromptToken::Id(id) => id,
+                PromptToken::Image => panic!("the model says no image"),
+            })
+            .collect();
+        assert_eq!(tokenizer.decode(&said, false), "A dog on a beach.<|im_end|>Brown.<|im_end|>");
+    }
+    // A message in progress is no answer, and a newline that begins an answer is its own.
+    let open = build_conversation(&tokenizer, Template::Apple, &turns[..1], None).unwrap();
+    assert_eq!(open, []);
+    let newline = [turns[0].clone(), turn(Role::Assistant, "\nYes", 0)];
+    let conversation = build_conversation(&tokenizer, Template::Apple, &newline, None).unwrap();
+    let prompt = build_prompt(&tokenizer, Template::Apple, &newline[..1], None).unwrap();
+    assert_eq!(conversation.iter().take_while(|token| !token.said).count(), prompt.len());
 }
