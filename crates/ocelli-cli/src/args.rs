@@ -9,6 +9,7 @@ use ocelli::{BlockFormat, QuantPolicy, SynthArch};
 
 use crate::bench::args::BenchCommand;
 use crate::photos::args::{DupesArgs, IndexArgs, SearchArgs, SimilarArgs, StatsArgs};
+use crate::synth_data::SynthDataArgs;
 
 /// Vision-language on your own machine; nothing leaves it.
 #[derive(Parser)]
@@ -127,6 +128,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Draw scenes with captions, questions and right answers, to train on or to measure with
+    SynthData(SynthDataArgs),
     /// Quantize the language model of a FastVLM, compare it with the original, and write it if it is close
     Quantize(QuantizeArgs),
     /// Get a model from the hub, or finish a pull that was stopped; the only command that uses the network

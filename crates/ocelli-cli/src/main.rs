@@ -24,6 +24,7 @@ mod progress;
 mod pull;
 mod quantize;
 mod report;
+mod synth_data;
 mod whole;
 
 use std::process::ExitCode;
@@ -69,6 +70,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
             answer::trace(&image, &prompt, &out, &model, &generate)
         }
         Command::Synth { arch, dir, seed, force, json } => model::synth(arch, &dir, seed, force, json),
+        Command::SynthData(args) => synth_data::synth_data(&args),
         Command::Quantize(args) => quantize::quantize(&args),
         Command::Pull { model, endpoint, json } => pull::pull(&model, endpoint.as_deref(), json),
         Command::List { json } => kept::list(json),

@@ -166,6 +166,7 @@ fn every_command_has_help() {
         "inspect",
         "trace",
         "synth",
+        "synth-data",
         "pull",
         "list",
         "rm",

@@ -31,7 +31,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             sheet[to..to + SIDE * 3].copy_from_slice(row);
         }
     }
-    let mut encoder = png::Encoder::new(std::fs::File::create(file)?, (SIDE * COLUMNS) as u32, (SIDE * ROWS) as u32);
+    let mut encoder =
+        png::Encoder::new(std::fs::File::create(file)?, (SIDE * COLUMNS) as u32, (SIDE * ROWS) as u32);
     encoder.set_color(png::ColorType::Rgb);
     encoder.write_header()?.write_image_data(&sheet)?;
     Ok(())

@@ -61,7 +61,8 @@ impl Background {
             0 | 1 => Pattern::Fall,
             2 => Pattern::Run,
             3 => Pattern::Stripes(4 + rng.below(20)),
-            4 => Pattern::Checks(3 + rng.below(12)),
+            // Larger fields would be squares.
+            4 => Pattern::Checks(9 + rng.below(12)),
             _ => Pattern::Plain,
         };
         // Darker where it is light, and the other way round.
@@ -104,7 +105,8 @@ impl Background {
     }
 
     fn between(&self, at: usize, size: usize) -> Rgb {
-        let mix = |c: usize| (usize::from(self.base[c]) * (size - at) + usize::from(self.other[c]) * at) / size;
+        let mix =
+            |c: usize| (usize::from(self.base[c]) * (size - at) + usize::from(self.other[c]) * at) / size;
         [mix(0) as u8, mix(1) as u8, mix(2) as u8]
     }
 }

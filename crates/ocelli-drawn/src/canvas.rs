@@ -110,7 +110,10 @@ mod tests {
         let outline = Outline::rectangle(2.0, 2.0, 4.5, 4.0);
         canvas.fill(&outline, |p| p, Paint::solid([200, 100, 0]));
         let at = |x: usize, y: usize| &canvas.rgb[(y * 8 + x) * 3..][..3];
-        assert_eq!((at(2, 2), at(3, 3), at(1, 2), at(2, 4)), (&[200, 100, 0][..], &[200, 100, 0][..], &[0; 3][..], &[0; 3][..]));
+        assert_eq!(
+            (at(2, 2), at(3, 3), at(1, 2), at(2, 4)),
+            (&[200, 100, 0][..], &[200, 100, 0][..], &[0; 3][..], &[0; 3][..])
+        );
         assert!((90..=110).contains(&at(4, 2)[0]), "{:?}", at(4, 2));
         assert!(canvas.mask.data().iter().all(|&m| m == 0));
     }

@@ -110,7 +110,8 @@ fn check(options: &DatasetOptions) -> Result<()> {
         return Err(DrawnError::Setting("no scene is asked for: ask for one or more".to_owned()));
     }
     if !(16..=MAX_SIZE).contains(&options.size) {
-        let message = format!("pictures of {} pixels a side cannot be drawn: 16 to {MAX_SIZE} can", options.size);
+        let message =
+            format!("pictures of {} pixels a side cannot be drawn: 16 to {MAX_SIZE} can", options.size);
         return Err(DrawnError::Setting(message));
     }
     if options.seed >> 32 != 0 || options.scenes as u64 >> 32 != 0 {
@@ -280,11 +281,19 @@ fn write_page(dir: &Path, options: &DatasetOptions) -> Result<()> {
     let shown = options.scenes.min(SHOWN);
     whole(&dir.join("index.html"), |file| {
         let (split, seed) = (options.split.name(), options.seed);
-        write!(file, "{HEAD}<h1>The drawn world: {split}, seed {seed}</h1>\n<p>{shown} of {} scenes</p>\n<main>\n", options.scenes)?;
+        write!(
+            file,
+            "{HEAD}<h1>The drawn world: {split}, seed {seed}</h1>\n<p>{shown} of {} scenes</p>\n<main>\n",
+            options.scenes
+        )?;
         for at in 0..shown {
             let scene = scene(options, at);
             let caption = escape(&scene.caption());
-            write!(file, "<figure><img src=\"{}\" alt=\"{caption}\"><figcaption><b>{caption}</b><dl>\n", image_name(at))?;
+            write!(
+                file,
+                "<figure><img src=\"{}\" alt=\"{caption}\"><figcaption><b>{caption}</b><dl>\n",
+                image_name(at)
+            )?;
             for question in scene.questions().iter().skip(1) {
                 let (text, answer) = (escape(&question.text), escape(question.answer.text()));
                 writeln!(file, "<dt>{text} <small>{}</small></dt><dd>{answer}</dd>", question.kind.name())?;

@@ -150,7 +150,9 @@ mod tests {
     use super::*;
 
     fn picture(size: usize) -> Vec<u8> {
-        (0..size * size).flat_map(|i| [(i % 256) as u8, (i / size) as u8, if i % 7 < 3 { 200 } else { 90 }]).collect()
+        (0..size * size)
+            .flat_map(|i| [(i % 256) as u8, (i / size) as u8, if i % 7 < 3 { 200 } else { 90 }])
+            .collect()
     }
 
     fn distance(a: &[u8], b: &[u8]) -> f64 {

@@ -26,7 +26,7 @@ pub(crate) struct Camera {
     slant: Point,
 }
 
-/// Light from one side: how bright the corners are, of 256.
+/// Light from one side: how bright the picture is, of 256.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Light {
     middle: i32,
@@ -50,8 +50,9 @@ impl Nuisances {
         }
         let mut light = None;
         if rng.chance(0.4) {
-            let change = [rng.below(101) as i32 - 50, rng.below(101) as i32 - 50];
-            light = Some(Light { middle: 215 + rng.below(56) as i32, change });
+            // Not so dark that orange would be brown.
+            let change = [rng.below(73) as i32 - 36, rng.below(73) as i32 - 36];
+            light = Some(Light { middle: 232 + rng.below(41) as i32, change });
         }
         let blur = if rng.chance(0.35) { rng.between(1.5, 5.0) } else { 0.0 };
         let noise = if rng.chance(0.4) { 3 + rng.below(20) as u8 } else { 0 };
@@ -158,7 +159,8 @@ mod tests {
 
     #[test]
     fn each_nuisance_changes_pixels_and_keeps_their_mean_near() {
-        let original: Vec<u8> = (0..64 * 64).flat_map(|i| if i % 64 < 32 { [200, 60, 60] } else { [60, 60, 200] }).collect();
+        let original: Vec<u8> =
+            (0..64 * 64).flat_map(|i| if i % 64 < 32 { [200, 60, 60] } else { [60, 60, 200] }).collect();
         let mean = |rgb: &[u8]| rgb.iter().map(|&c| f64::from(c)).sum::<f64>() / rgb.len() as f64;
         let light = Light { middle: 240, change: [40, 0] };
         let all = [

@@ -67,12 +67,7 @@ impl Outline {
     pub(crate) fn bounds(&self) -> [f32; 4] {
         let mut bounds = [f32::MAX, f32::MAX, f32::MIN, f32::MIN];
         let mut with = |p: Point| {
-            bounds = [
-                bounds[0].min(p[0]),
-                bounds[1].min(p[1]),
-                bounds[2].max(p[0]),
-                bounds[3].max(p[1]),
-            ];
+            bounds = [bounds[0].min(p[0]), bounds[1].min(p[1]), bounds[2].max(p[0]), bounds[3].max(p[1])];
         };
         for piece in &self.pieces {
             match *piece {
@@ -151,8 +146,7 @@ fn star() -> Outline {
     let tips = [[0.0, -1.0], [C18, -S18], [S36, C36], [-S36, C36], [-C18, -S18]];
     // Notches lie opposite to the tips.
     let notch = |tip: Point| [-0.42 * tip[0], -0.42 * tip[1]];
-    let corners: Vec<Point> =
-        (0..5).flat_map(|i| [tips[i], notch(tips[(i + 3) % 5])]).collect();
+    let corners: Vec<Point> = (0..5).flat_map(|i| [tips[i], notch(tips[(i + 3) % 5])]).collect();
     Outline::polygon(&corners)
 }
 

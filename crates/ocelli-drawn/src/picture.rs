@@ -209,3 +209,110 @@ impl Picture {
         [self.rgb[at], self.rgb[at + 1], self.rgb[at + 2]]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::scene::{Kind, Split};
+    use crate::vocabulary::Color;
+
+    const SIZE: usize = 192;
+
+    /// Which pixels the content changes.
+    fn changed(scene: &Scene, picture: &Picture) -> Vec<bool> {
+        let mut empty = scene.clone();
+        empty.content = Content::Objects(Vec::new(), None);
+        let empty = empty.draw(SIZE).rgb;
+        picture.rgb.chunks_exact(3).zip(empty.chunks_exact(3)).map(|(a, b)| a != b).collect()
+    }
+
+    /// The colour most of these pixels are nearest to.
+    fn majority(pixels: impl Iterator<Item = Rgb>) -> Option<Color> {
+        let mut counts: HashMap<Color, usize> = HashMap::new();
+        for pixel in pixels {
+            let distance =
+                |look: &Rgb| (0..3).map(|c| i32::from(look[c]).abs_diff(pixel[c].into()).pow(2)).sum::<u32>();
+            let nearest = |c: &Color| c.anchors().iter().map(distance).min();
+            *counts.entry(Color::ALL.into_iter().min_by_key(nearest).expect("ten")).or_default() += 1;
+        }
+        counts.into_iter().max_by_key(|(_, n)| *n).map(|(color, _)| color)
+    }
+
+    #[test]
+    fn objects_have_the_colour_that_is_told() {
+        for kind in [Kind::One, Kind::Two, Kind::Three] {
+            for seed in 0..150 {
+                let scene = Scene::new(kind, Split::Eval, seed).without_nuisances();
+                let picture = scene.draw(SIZE);
+                let changed = changed(&scene, &picture);
+                for (object, bounds) in scene.objects().iter().zip(scene.boxes()) {
+                    let [left, top, right, bottom] = bounds.map(|b| (b * SIZE as f32) as usize);
+                    let inside = (top..bottom).flat_map(|y| (left..right).map(move |x| (x, y)));
+                    let painted = inside.filter(|&(x, y)| changed[y * SIZE + x]);
+                    let color = majority(painted.map(|(x, y)| picture.pixel(x, y)));
+                    assert_eq!(color, Some(object.color), "{kind:?} {seed} {}", scene.caption());
+                }
+            }
+        }
+    }
+
+    /// How many separate patches there are.
+    fn patches(changed: &[bool]) -> usize {
+        let mut left = changed.to_vec();
+        let mut count = 0;
+        for start in 0..left.len() {
+            if !left[start] {
+                continue;
+            }
+            count += 1;
+            let mut open = vec![start];
+            left[start] = false;
+            while let Some(at) = open.pop() {
+                let (x, y) = (at % SIZE, at / SIZE);
+                for (nx, ny) in [(x + 1, y), (x.wrapping_sub(1), y), (x, y + 1), (x, y.wrapping_sub(1))] {
+                    if nx < SIZE && ny < SIZE && left[ny * SIZE + nx] {
+                        left[ny * SIZE + nx] = false;
+                        open.push(ny * SIZE + nx);
+                    }
+                }
+            }
+        }
+        count
+    }
+
+    #[test]
+    fn there_are_as_many_patches_as_objects() {
+        for seed in 0..300 {
+            let scene = Scene::new(Kind::Count, Split::Train, seed).without_nuisances();
+            let picture = scene.draw(SIZE);
+            let patches = patches(&changed(&scene, &picture));
+            assert_eq!(patches, scene.objects().len(), "{seed} {}", scene.caption());
+        }
+    }
+
+    /// What is drawn with and without nuisances differs, and a scene may be drawn at any size.
+    #[test]
+    fn any_size_is_drawn() {
+        let scene = Scene::new(Kind::Text, Split::Train, 4);
+        for (asked, size) in [(0, 16), (17, 17), (336, 336)] {
+            let picture = scene.draw(asked);
+            assert_eq!((picture.size, picture.rgb.len()), (size, size * size * 3));
+        }
+    }
+
+    #[test]
+    fn every_icon_and_every_shape_leaves_ink() {
+        for icon in &crate::icons::ICONS {
+            for solid in [false, true] {
+                let (outline, half) = glyphs::icon(icon.character, solid);
+                let mut canvas = Canvas::new(64);
+                let paint = Paint::solid([255; 3]);
+                canvas.fill(&outline, |[x, y]| [32.0 + 30.0 * x, 32.0 + 30.0 * y], paint);
+                let ink = canvas.rgb.iter().filter(|&&c| c > 128).count() as f32 / (64.0 * 64.0 * 3.0);
+                assert!((0.03..0.8).contains(&ink) && half[0].max(half[1]) > 0.99, "{} {ink}", icon.name);
+            }
+        }
+    }
+}

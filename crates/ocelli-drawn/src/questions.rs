@@ -8,9 +8,7 @@ use crate::answer::Answer;
 use crate::icons::ICONS;
 use crate::rng::Rng;
 use crate::scene::{Chart, Content, Kind, Object, Print, Scene, Sign, Split};
-use crate::vocabulary::{
-    Color, NUMBER_WORDS, Relation, Shape, is_held_out, sentence, with_article,
-};
+use crate::vocabulary::{Color, NUMBER_WORDS, Relation, Shape, is_held_out, sentence, with_article};
 use crate::words::WORDS;
 
 /// The question whose one right answer is [`Scene::caption`].
@@ -200,7 +198,11 @@ impl Scene {
                 rng.pick(&forms).clone()
             }
             Content::Groups(..) => {
-                let forms = [format!("the image shows {lower}"), format!("I see {lower}"), format!("a picture of {lower}")];
+                let forms = [
+                    format!("the image shows {lower}"),
+                    format!("I see {lower}"),
+                    format!("a picture of {lower}"),
+                ];
                 rng.pick(&forms).clone()
             }
             Content::Print(print) => {
@@ -289,7 +291,11 @@ fn is_there(asker: &mut Asker, objects: &[Object]) {
         let (color, shape) =
             if yes { (object.color, object.shape) } else { another(rng, objects, object, change_color)? };
         let name = with_article(&format!("{} {}", color.name(), shape.name()));
-        let wordings = [format!("Is there {name}?"), format!("Is there {name} in the image?"), format!("Do you see {name}?")];
+        let wordings = [
+            format!("Is there {name}?"),
+            format!("Is there {name} in the image?"),
+            format!("Do you see {name}?"),
+        ];
         Some(rng.pick(&wordings).clone())
     });
 }
@@ -358,7 +364,8 @@ fn about_objects(asker: &mut Asker, objects: &[Object], relation: Option<Relatio
     }
     let mut two: Vec<&Object> = objects.iter().collect();
     asker.rng.shuffle(&mut two);
-    let clear = |a: &Object, b: &Object| relation.map_or_else(|| clear_relation(a, b), |_| main_relation(a, b));
+    let clear =
+        |a: &Object, b: &Object| relation.map_or_else(|| clear_relation(a, b), |_| main_relation(a, b));
     if let Some(found) = clear(two[0], two[1]) {
         about_relation(asker, two[0], two[1], found, objects.len() == 2);
     }
@@ -378,8 +385,21 @@ fn main_relation(a: &Object, b: &Object) -> Option<Relation> {
 fn about_relation(asker: &mut Asker, a: &Object, b: &Object, relation: Relation, only_two: bool) {
     let (first, second) = (a.name(), b.name());
     let (word, others): (&str, &[&str]) = match relation {
-        Relation::Left => ("left", &["to the left", "on the left", "left of", "to the left of", "left of it", "to the left of it"]),
-        Relation::Right => ("right", &["to the right", "on the right", "right of", "to the right of", "right of it", "to the right of it"]),
+        Relation::Left => (
+            "left",
+            &["to the left", "on the left", "left of", "to the left of", "left of it", "to the left of it"],
+        ),
+        Relation::Right => (
+            "right",
+            &[
+                "to the right",
+                "on the right",
+                "right of",
+                "to the right of",
+                "right of it",
+                "to the right of it",
+            ],
+        ),
         Relation::Above => ("above", &["above it", "over", "on top"]),
         Relation::Below => ("below", &["below it", "under", "underneath", "beneath"]),
     };
@@ -447,7 +467,8 @@ fn near_count(rng: &mut Rng, count: usize) -> usize {
 
 fn about_print(asker: &mut Asker, print: &Print) {
     let text = print.text.to_lowercase();
-    let ask = ["What does it say?", "What is written in the image?", "What does the text say?", "Read the text."];
+    let ask =
+        ["What does it say?", "What is written in the image?", "What does the text say?", "Read the text."];
     asker.ask(QuestionKind::Text, "text", &ask.map(str::to_owned), Answer::new(&text));
     if asker.rng.chance(0.5) {
         let ask = ["What color is the text?".to_owned(), "What color are the letters?".to_owned()];
@@ -492,7 +513,9 @@ fn shortest(chart: &Chart) -> Color {
 }
 
 fn about_chart(asker: &mut Asker, chart: &Chart) {
-    let named = |color: Color| Answer::new(color.name()).or([format!("{} bar", color.name()), format!("the {} one", color.name())]);
+    let named = |color: Color| {
+        Answer::new(color.name()).or([format!("{} bar", color.name()), format!("the {} one", color.name())])
+    };
     let ask = ["Which bar is the tallest?", "What color is the tallest bar?"].map(str::to_owned);
     asker.ask(QuestionKind::Chart, "chart_tallest", &ask, named(tallest(chart)));
     let ask = ["Which bar is the shortest?", "What color is the shortest bar?"].map(str::to_owned);
@@ -516,7 +539,14 @@ fn about_sign(asker: &mut Asker, sign: &Sign) {
     let names = sign.icon.other_names.iter().copied();
     asker.ask(QuestionKind::Icon, "icon", &ask, Answer::new(sign.icon.name).or(names));
     if asker.rng.chance(0.5) {
-        let ask = ["What color is the icon?".to_owned(), format!("What color {} the {}?", if sign.icon.is_plural() { "are" } else { "is" }, sign.icon.name)];
+        let ask = [
+            "What color is the icon?".to_owned(),
+            format!(
+                "What color {} the {}?",
+                if sign.icon.is_plural() { "are" } else { "is" },
+                sign.icon.name
+            ),
+        ];
         asker.ask(QuestionKind::Color, "color_of_icon", &ask, Answer::new(sign.color.name()));
     }
     asker.yes_no("shows", |rng, yes| {

@@ -371,7 +371,7 @@ impl Content {
     fn contrast(&self) -> f32 {
         match self {
             Self::Print(_) | Self::Sign(_) => 120.0,
-            _ => 85.0,
+            _ => 95.0,
         }
     }
 }
@@ -380,8 +380,14 @@ impl Content {
 const MARGIN: f32 = 0.035;
 
 fn object(rng: &mut Rng, (color, shape): (Color, Shape), center: Point, radius: f32) -> Object {
-    // Up to 14 degrees; more would make a diamond of a square. A circle and a ring look the same turned.
-    let turn = if rng.chance(0.5) { rng.between(-0.12, 0.12) } else { 0.0 };
+    // Up to 14 degrees: more would make a diamond of a square. A hexagon is one however it stands, and a crescent
+    // is one up to a quarter turn.
+    let most = match shape {
+        Shape::Hexagon => 0.27,
+        Shape::Crescent if rng.chance(0.4) => 0.9,
+        _ => 0.12,
+    };
+    let turn = if rng.chance(0.5) { rng.between(-most, most) } else { 0.0 };
     Object { color, shape, rgb: color.look(rng), center, radius, turn, finish: Finish::default() }
 }
 

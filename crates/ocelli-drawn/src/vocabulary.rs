@@ -137,10 +137,6 @@ impl Shape {
             other => format!("{}s", other.name()),
         }
     }
-
-    pub(crate) fn random(rng: &mut Rng) -> Self {
-        *rng.pick(&Self::ALL)
-    }
 }
 
 /// Whether training never draws nor names this colour with this shape: 12 of the 100 pairs, spread so that each
@@ -237,8 +233,7 @@ mod tests {
             for b in Color::ALL.into_iter().filter(|&b| b > a) {
                 for &x in a.anchors() {
                     for &y in b.anchors() {
-                        let distance: i32 =
-                            (0..3).map(|c| (i32::from(x[c]) - i32::from(y[c])).pow(2)).sum();
+                        let distance: i32 = (0..3).map(|c| (i32::from(x[c]) - i32::from(y[c])).pow(2)).sum();
                         assert!(distance > 50 * 50, "{a:?} {x:?} and {b:?} {y:?}");
                     }
                 }

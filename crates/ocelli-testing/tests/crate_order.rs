@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// From the ground up; each may use those before it, but for the exceptions below.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 13] = [
     "ocelli-plan",
     "ocelli-quant",
     "ocelli-cpu",
@@ -15,18 +15,21 @@ const ORDER: [&str; 12] = [
     "ocelli-models",
     "ocelli",
     "ocelli-index",
+    "ocelli-drawn",
     "ocelli-photos",
     "ocelli-server",
     "ocelli-cli",
 ];
 
 /// What a crate must not use although it stands above.
-const NEVER: [(&str, &str); 6] = [
+const NEVER: [(&str, &str); 8] = [
     ("ocelli-weights", "ocelli-cpu"),
     ("ocelli-image", "ocelli-cpu"),
     ("ocelli-text", "ocelli-plan"),
     ("ocelli-models", "ocelli-cpu"),
     ("ocelli-index", "ocelli"),
+    ("ocelli-drawn", "ocelli"),
+    ("ocelli-drawn", "ocelli-image"),
     ("ocelli-cli", "ocelli-cpu"),
 ];
 
