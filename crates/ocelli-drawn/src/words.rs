@@ -51,7 +51,7 @@ mod tests {
                 assert_eq!(word.len(), at + 2, "{word}");
                 assert!(word.bytes().all(|b| b.is_ascii_lowercase()), "{word}");
                 for other in &words[..i] {
-                    assert!(!Answer::new(word).matches(other), "{word} and {other}");
+                    assert!(!Answer::new(*word).matches(other), "{word} and {other}");
                 }
             }
         }
