@@ -177,65 +177,50 @@ impl Scene {
 
     fn in_other_words(&self, rng: &mut Rng) -> String {
         let exact = self.caption();
-        let exact = exact.trim_end_matches('.');
-        let lower = exact[..1].to_lowercase() + &exact[1..];
-        let same = [
-            format!("there is {lower}"),
-            format!("this is a picture of {lower}"),
-            format!("the image shows {lower}"),
-            format!("I see {lower}"),
-        ];
-        let words = match &self.content {
+        let exact = exact[..1].to_lowercase() + exact[1..].trim_end_matches('.');
+        let forms = match &self.content {
             Content::Objects(objects, Some(relation)) => {
-                let [a, b] = [0, 1].map(|i| with_article(&objects[i].name()));
-                let back = relation.opposite().phrase();
-                let forms = [
-                    format!("{b} {back} {a}"),
-                    format!("there are two shapes: {a} and {b}"),
-                    format!("the {} is {} the {}", objects[0].name(), relation.phrase(), objects[1].name()),
-                    format!("the {} is {back} the {}", objects[1].name(), objects[0].name()),
-                ];
-                rng.pick(&forms).clone()
+                let [a, b] = [0, 1].map(|i| objects[i].name());
+                let (there, back) = (relation.phrase(), relation.opposite().phrase());
+                vec![
+                    format!("{} {back} {}", with_article(&b), with_article(&a)),
+                    format!("there are two shapes: {} and {}", with_article(&a), with_article(&b)),
+                    format!("the {a} is {there} the {b}"),
+                    format!("the {b} is {back} the {a}"),
+                ]
             }
-            Content::Groups(..) => {
-                let forms = [
-                    format!("the image shows {lower}"),
-                    format!("I see {lower}"),
-                    format!("a picture of {lower}"),
-                ];
-                rng.pick(&forms).clone()
-            }
+            Content::Objects(..) | Content::Groups(..) => vec![
+                format!("a picture of {exact}"),
+                format!("the image shows {exact}"),
+                format!("I see {exact}"),
+            ],
             Content::Print(print) => {
-                let text = print.text.to_lowercase();
-                let forms = [
+                let (text, color) = (print.text.to_lowercase(), print.color.name());
+                vec![
                     format!("the image says {text}"),
-                    format!("it reads {text}, in {} letters", print.color.name()),
+                    format!("it reads {text}, in {color} letters"),
                     format!("{text} is written here"),
-                ];
-                rng.pick(&forms).clone()
+                ]
             }
             Content::Chart(chart) => {
                 let names: Vec<&str> = chart.bars.iter().map(|bar| bar.color.name()).collect();
                 let (last, first) = names.split_last().unwrap_or((&"", &[]));
-                let forms = [
+                vec![
                     format!("a chart whose bars are {} and {last}", first.join(", ")),
                     format!("a bar chart, the shortest bar is {}", shortest(chart).name()),
-                ];
-                rng.pick(&forms).clone()
+                ]
             }
             Content::Sign(sign) => {
                 let (color, name) = (sign.color.name(), sign.icon.with_article());
-                let forms = [
+                vec![
                     format!("a drawing of {name}"),
                     format!("a symbol of {name} in {color}"),
                     format!("the image shows {name}"),
                     format!("{} icon of {name}", with_article(color)),
-                ];
-                rng.pick(&forms).clone()
+                ]
             }
-            Content::Objects(..) => rng.pick(&same).clone(),
         };
-        sentence(&words)
+        sentence(rng.pick(&forms))
     }
 }
 
@@ -364,22 +349,24 @@ fn about_objects(asker: &mut Asker, objects: &[Object], relation: Option<Relatio
     }
     let mut two: Vec<&Object> = objects.iter().collect();
     asker.rng.shuffle(&mut two);
-    let clear =
-        |a: &Object, b: &Object| relation.map_or_else(|| clear_relation(a, b), |_| main_relation(a, b));
-    if let Some(found) = clear(two[0], two[1]) {
+    let found = match relation {
+        Some(_) => Some(main_relation(two[0], two[1])),
+        None => clear_relation(two[0], two[1]),
+    };
+    if let Some(found) = found {
         about_relation(asker, two[0], two[1], found, objects.len() == 2);
     }
 }
 
-/// The relation of two objects that were placed by one.
-fn main_relation(a: &Object, b: &Object) -> Option<Relation> {
+/// The relation of the first to the second, of two objects that were placed by one.
+fn main_relation(a: &Object, b: &Object) -> Relation {
     let [dx, dy] = [0, 1].map(|i| a.center[i] - b.center[i]);
-    Some(match (dx.abs() > dy.abs(), dx < 0.0, dy < 0.0) {
+    match (dx.abs() > dy.abs(), dx < 0.0, dy < 0.0) {
         (true, true, _) => Relation::Left,
         (true, false, _) => Relation::Right,
         (false, _, true) => Relation::Above,
         (false, _, false) => Relation::Below,
-    })
+    }
 }
 
 fn about_relation(asker: &mut Asker, a: &Object, b: &Object, relation: Relation, only_two: bool) {
