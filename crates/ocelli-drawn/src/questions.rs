@@ -220,7 +220,7 @@ impl Scene {
                 ]
             }
         };
-        sentence(rng.pick(&forms))
+        sentence(rng.pick::<String>(&forms))
     }
 }
 
