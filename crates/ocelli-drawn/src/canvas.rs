@@ -82,7 +82,7 @@ impl Canvas {
         for y in top..bottom {
             // 256 is the colour as it is.
             let along = (2 * (y - top) as i32 - (bottom - top) as i32) * paint.shade / (bottom - top) as i32;
-            let rgb = paint.rgb.map(|c| (i32::from(c) * (256 - along) >> 8).clamp(0, 255) as u32);
+            let rgb = paint.rgb.map(|c| ((i32::from(c) * (256 - along)) >> 8).clamp(0, 255) as u32);
             let row = y * size;
             for x in left..right {
                 let alpha = u32::from(coverage[row + x]) * u32::from(paint.alpha) / 255;

@@ -281,17 +281,17 @@ fn write_page(dir: &Path, options: &DatasetOptions) -> Result<()> {
     let shown = options.scenes.min(SHOWN);
     whole(&dir.join("index.html"), |file| {
         let (split, seed) = (options.split.name(), options.seed);
-        write!(
+        writeln!(
             file,
-            "{HEAD}<h1>The drawn world: {split}, seed {seed}</h1>\n<p>{shown} of {} scenes</p>\n<main>\n",
+            "{HEAD}<h1>The drawn world: {split}, seed {seed}</h1>\n<p>{shown} of {} scenes</p>\n<main>",
             options.scenes
         )?;
         for at in 0..shown {
             let scene = scene(options, at);
             let caption = escape(&scene.caption());
-            write!(
+            writeln!(
                 file,
-                "<figure><img src=\"{}\" alt=\"{caption}\"><figcaption><b>{caption}</b><dl>\n",
+                "<figure><img src=\"{}\" alt=\"{caption}\"><figcaption><b>{caption}</b><dl>",
                 image_name(at)
             )?;
             for question in scene.questions().iter().skip(1) {

@@ -94,7 +94,7 @@ fn shine(rgb: &mut [u8], size: usize, light: Light) {
         for (x, pixel) in row.chunks_exact_mut(3).enumerate() {
             let bright = down + light.change[0] * (2 * x as i32 - side) / (2 * side);
             for channel in pixel {
-                *channel = (i32::from(*channel) * bright >> 8).clamp(0, 255) as u8;
+                *channel = ((i32::from(*channel) * bright) >> 8).clamp(0, 255) as u8;
             }
         }
     }
