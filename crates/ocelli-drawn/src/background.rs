@@ -101,7 +101,7 @@ impl Background {
     }
 
     fn field(&self, at: usize) -> Rgb {
-        if at % 2 == 0 { self.base } else { self.other }
+        if at.is_multiple_of(2) { self.base } else { self.other }
     }
 
     fn between(&self, at: usize, size: usize) -> Rgb {

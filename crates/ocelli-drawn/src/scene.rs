@@ -298,7 +298,7 @@ impl Scene {
         let dark = self.background.is_dark();
         let (Content::Objects(objects, _) | Content::Groups(objects, _)) = &mut self.content else { return };
         let finish = Finish {
-            edge: rng.chance(0.25).then(|| if dark { [235; 3] } else { [40; 3] }),
+            edge: rng.chance(0.25).then_some(if dark { [235; 3] } else { [40; 3] }),
             shadow: !dark && rng.chance(0.15),
             shade: if rng.chance(0.25) { 18 + rng.below(20) as i32 } else { 0 },
         };
