@@ -182,26 +182,26 @@ fn lay_out(template: Template, turns: &[Turn], system: Option<&str>) -> Vec<Part
         // newline it puts before any text of the caller's.
         layout.turn(Template::Apple, Role::System, DEFAULT_SYSTEM, 0);
     }
-    for turn in turns {
-        layout.turn(template, turn.role, &turn.text, turn.images);
-    }
-    layout.open(Role::Assistant);
-    layout.0
+    layout.until_answer(template, turns)
 }
 
 /// What stands between the end token of a message of the assistant and the next one.
 fn more(template: Template, turns: &[Turn]) -> Vec<Part> {
-    let mut layout = Layout(vec![Part::Text("\n".into())]);
-    for turn in turns {
-        layout.turn(template, turn.role, &turn.text, turn.images);
-    }
-    layout.open(Role::Assistant);
-    layout.0
+    Layout(vec![Part::Text("\n".into())]).until_answer(template, turns)
 }
 
 struct Layout(Vec<Part>);
 
 impl Layout {
+    /// What is laid out, these turns, and the opening of the assistant's.
+    fn until_answer(mut self, template: Template, turns: &[Turn]) -> Vec<Part> {
+        for turn in turns {
+            self.turn(template, turn.role, &turn.text, turn.images);
+        }
+        self.open(Role::Assistant);
+        self.0
+    }
+
     fn turn(&mut self, template: Template, role: Role, text: &str, images: usize) {
         self.open(role);
         for _ in 0..images {
