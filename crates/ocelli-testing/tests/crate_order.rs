@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// From the ground up; each may use those before it, but for the exceptions below.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 14] = [
     "ocelli-plan",
     "ocelli-quant",
     "ocelli-cpu",
@@ -16,13 +16,14 @@ const ORDER: [&str; 13] = [
     "ocelli",
     "ocelli-index",
     "ocelli-drawn",
+    "ocelli-tiny",
     "ocelli-photos",
     "ocelli-server",
     "ocelli-cli",
 ];
 
 /// What a crate must not use although it stands above.
-const NEVER: [(&str, &str); 8] = [
+const NEVER: [(&str, &str); 9] = [
     ("ocelli-weights", "ocelli-cpu"),
     ("ocelli-image", "ocelli-cpu"),
     ("ocelli-text", "ocelli-plan"),
@@ -30,6 +31,7 @@ const NEVER: [(&str, &str); 8] = [
     ("ocelli-index", "ocelli"),
     ("ocelli-drawn", "ocelli"),
     ("ocelli-drawn", "ocelli-image"),
+    ("ocelli-tiny", "ocelli"),
     ("ocelli-cli", "ocelli-cpu"),
 ];
 
