@@ -15,9 +15,10 @@ use serde_json::json;
 
 use crate::args::{Cli, ClipArgs, FitArg, GenerateArgs, ModelArgs, OrientationArg};
 use crate::clip;
-use crate::home::{PullRecord, find};
+use crate::embedded;
+use crate::home::PullRecord;
 use crate::message::{is_closed_pipe, message, printable};
-use crate::model::load;
+use crate::model::{clip_path, load};
 
 const CAPTION_PROMPT: &str = "Describe the image.";
 
@@ -33,6 +34,7 @@ struct Session {
 impl Session {
     fn new(model: &ModelArgs, generate: &GenerateArgs) -> anyhow::Result<Self> {
         let (model, dir, load_ms) = load(model)?;
+        embedded::hint(&dir);
         let cancel = CancelToken::default();
         let on_interrupt = cancel.clone();
         // A second Ctrl-C while nothing is generated ends the program.
@@ -313,11 +315,9 @@ pub fn trace(
 
 /// The arguments of `trace` for a MobileCLIP, if the model is one.
 fn clip_arguments(model: &ModelArgs, generate: &GenerateArgs) -> Option<ClipArgs> {
-    let name = model.model.clone()?;
-    let path = PathBuf::from(&name);
-    let path = if path.is_file() { path } else { find(&name).ok()? };
-    ocelli::ClipCheckpoint::is_clip(&path).then(|| ClipArgs {
-        model: name,
+    clip_path(model)?;
+    Some(ClipArgs {
+        model: model.model.clone()?,
         tokenizer: model.tokenizer.clone(),
         device: model.device,
         threads: model.threads,

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ocelli::{BlockFormat, QuantPolicy, SynthArch};
 
 use crate::bench::args::BenchCommand;
+use crate::eval_drawn::DrawnArgs;
 use crate::photos::args::{DupesArgs, IndexArgs, SearchArgs, SimilarArgs, StatsArgs};
 use crate::synth_data::SynthDataArgs;
 
@@ -87,7 +88,7 @@ pub enum Command {
     /// Show a model's family, sizes, types and memory plan without loading it
     Inspect {
         /// Model directory, MobileCLIP weight file, or the name of a pulled model
-        #[arg(value_name = "DIR|FILE|ID")]
+        #[arg(value_name = "DIR|FILE|ID", default_value = "ocelli-tiny")]
         model: String,
         /// Take the vision tower from this checkpoint
         #[arg(long, value_name = "DIR")]
@@ -148,7 +149,7 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show the models that are kept here
+    /// Show the embedded models and those that are kept here
     List {
         /// One JSON object a model
         #[arg(long)]
@@ -180,7 +181,7 @@ pub enum Command {
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Model directory, or the name of a pulled model; without it, a random tiny model
+    /// Model directory, or the name of a pulled model [default: ocelli-tiny, which is part of the program]
     #[arg(long, value_name = "DIR|ID")]
     pub model: Option<String>,
     /// Take the vision tower from this checkpoint (for language-only MLX models)
@@ -221,7 +222,7 @@ impl ModelArgs {
 #[derive(Args, Clone)]
 pub struct QuantizeArgs {
     /// Model directory, or the name of a pulled model
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", default_value = "ocelli-tiny")]
     pub model: String,
     /// Directory to write; without it the model is only compared
     #[arg(value_name = "OUT")]
@@ -285,7 +286,7 @@ pub enum VisionArg {
 #[command(next_help_heading = "Model")]
 pub struct ClipArgs {
     /// Model directory or weight file, or the name of a pulled model
-    #[arg(long, value_name = "DIR|FILE|ID")]
+    #[arg(long, value_name = "DIR|FILE|ID", default_value = "ocelli-tiny-clip")]
     pub model: String,
     /// Directory of the vocabulary, where it is neither CLIP's own nor beside the weights
     #[arg(long, value_name = "DIR")]
@@ -423,6 +424,8 @@ pub struct SaveLabelsArgs {
 pub enum EvalCommand {
     /// Zero-shot accuracy of a MobileCLIP on a folder of folders, one a class
     Zeroshot(ZeroshotArgs),
+    /// Answers about scenes that Ocelli draws and training never saw; a MobileCLIP gets classes and captions of them
+    Drawn(DrawnArgs),
 }
 
 /// What to tell apart, and where the answers are.

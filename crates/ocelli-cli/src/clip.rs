@@ -11,6 +11,7 @@ use safetensors::tensor::TensorView;
 use serde_json::json;
 
 use crate::args::{ClassifyArgs, ClipArgs, Device, Dtype, EmbedArgs, OrientationArg};
+use crate::embedded;
 use crate::home::{find, packed};
 use crate::labels::LabelSet;
 use crate::message::{message, printable};
@@ -23,7 +24,16 @@ const WAITING: usize = 4;
 
 /// Load the model of the arguments.
 pub fn load(args: &ClipArgs) -> anyhow::Result<MobileClip> {
-    load_named(&args.model, args.tokenizer.clone(), args.device, args.dtype, args.threads)
+    let model = load_named(&args.model, args.tokenizer.clone(), args.device, args.dtype, args.threads)?;
+    hint(&args.model);
+    Ok(model)
+}
+
+/// Say what an embedded model is for, if this name or path is one.
+pub fn hint(model: &str) {
+    if let Ok(dir) = find(model) {
+        embedded::hint(&dir);
+    }
 }
 
 /// Load a directory, a weight file or a model that is kept here.

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use ocelli_tiny::Embedded;
 use serde_json::{Value, json};
+
+use crate::embedded;
 
 /// Short names that `pull` and `--model` know, and the repositories they stand for.
 pub const SHORT_NAMES: [(&str, &str); 14] = [
@@ -93,11 +96,14 @@ impl ModelId {
     }
 }
 
-/// The directory of a model named by the user: a directory, or a model that is kept here.
+/// The directory of a model named by the user: an embedded model, a directory, or a model that is kept here.
 ///
 /// # Errors
-/// When there is none, or it was pulled only in part.
+/// When there is none, it was pulled only in part, or there is no place to unpack it.
 pub fn find(name: &str) -> anyhow::Result<PathBuf> {
+    if let Some(model) = Embedded::named(name) {
+        return embedded::dir(model);
+    }
     let path = Path::new(name);
     if path.is_dir() {
         return Ok(path.to_owned());

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use ocelli::{Checkpoint, ClipCheckpoint};
+use ocelli_tiny::Embedded;
 use ocelli_weights::{LoadError, Weights};
 use serde_json::{Value, json};
 
+use crate::embedded;
 use crate::home::{ModelId, PullRecord, models};
 use crate::message::{message, size};
 
@@ -16,12 +18,12 @@ const CONFIGS: [&str; 2] = ["config.json", "open_clip_config.json"];
 /// The field of them that marks a random checkpoint of `synth`.
 const SYNTH_MARK: &str = "ocelli_synth";
 
-/// One model under the models folder.
+/// A model under the models folder, or an embedded one.
 struct Kept {
     id: String,
     dir: PathBuf,
     bytes: u64,
-    /// `pulled`, `incomplete`, `synthetic` or `copied`.
+    /// `embedded`, `pulled`, `incomplete`, `synthetic` or `copied`.
     origin: &'static str,
     /// Family and stored types, or why it does not open.
     content: Result<(String, Vec<String>), String>,
@@ -30,6 +32,7 @@ struct Kept {
 impl Kept {
     fn new(id: String, dir: PathBuf) -> Self {
         let origin = match PullRecord::read(&dir) {
+            _ if embedded::in_dir(&dir).is_some() => "embedded",
             Some(record) if record.complete => "pulled",
             Some(_) => "incomplete",
             None if is_synthetic(&dir) => "synthetic",
@@ -88,18 +91,17 @@ pub fn kept_names() -> Vec<String> {
     find_all(&models()).into_iter().map(|(id, _)| id).collect()
 }
 
-/// `ocelli list`.
+/// `ocelli list`: the embedded models first.
 pub fn list(as_json: bool) -> anyhow::Result<bool> {
-    let kept: Vec<Kept> = find_all(&models()).into_iter().map(|(id, dir)| Kept::new(id, dir)).collect();
+    let embedded = Embedded::ALL.map(|model| Ok((model.name().to_owned(), embedded::dir(model)?)));
+    let mut all = embedded.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    all.extend(find_all(&models()));
+    let kept: Vec<Kept> = all.into_iter().map(|(id, dir)| Kept::new(id, dir)).collect();
     let mut out = std::io::stdout().lock();
     if as_json {
         for model in &kept {
             writeln!(out, "{}", model.json())?;
         }
-        return Ok(true);
-    }
-    if kept.is_empty() {
-        eprintln!("no models under {}; `ocelli pull fastvlm-0.5b` gets one", models().display());
         return Ok(true);
     }
     let mut rows = vec![["name", "size", "family", "dtype", "origin", "where"].map(str::to_owned)];
@@ -112,6 +114,9 @@ pub fn list(as_json: bool) -> anyhow::Result<bool> {
         }
         writeln!(out, "{}", row[5])?;
     }
+    if kept.len() == Embedded::ALL.len() {
+        eprintln!("no other models under {}; `ocelli pull fastvlm-0.5b` gets one", models().display());
+    }
     for model in &kept {
         if let Err(error) = &model.content {
             eprintln!("{}: {error}", model.id);
@@ -122,6 +127,9 @@ pub fn list(as_json: bool) -> anyhow::Result<bool> {
 
 /// `ocelli rm`.
 pub fn remove(name: &str, yes: bool) -> anyhow::Result<bool> {
+    if Embedded::named(name).is_some() {
+        bail!("{name} is part of the program and cannot be removed");
+    }
     let id = ModelId::parse(name)?;
     let as_written = models().join(name);
     let (shown, dir) = if !name.contains('/') && is_model(&as_written) {
@@ -184,9 +192,11 @@ fn find_all(folder: &Path) -> Vec<(String, PathBuf)> {
 
 fn folders(dir: &Path) -> Vec<(String, PathBuf)> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    // The embedded models lie in a hidden one.
     let mut folders: Vec<(String, PathBuf)> = entries
         .filter(|path| path.is_dir())
         .filter_map(|path| Some((path.file_name()?.to_str()?.to_owned(), path)))
+        .filter(|(name, _)| !name.starts_with('.'))
         .collect();
     folders.sort();
     folders

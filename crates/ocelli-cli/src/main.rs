@@ -10,7 +10,9 @@ mod args;
 mod bench;
 mod clip;
 mod confusion;
+mod embedded;
 mod eval;
+mod eval_drawn;
 mod home;
 mod html;
 mod hub;
@@ -18,6 +20,7 @@ mod inspect_clip;
 mod kept;
 mod labels;
 mod message;
+mod misses;
 mod model;
 mod photos;
 mod progress;
@@ -34,7 +37,9 @@ use clap::{CommandFactory, Parser};
 use args::{Cli, Command, EvalCommand, LabelsCommand};
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    let result = run(Cli::parse().command);
+    embedded::clean_up();
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) if message::is_closed_pipe(&error) => ExitCode::FAILURE,
@@ -59,6 +64,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Labels { command: LabelsCommand::List { json } } => labels::list(json),
         Command::Labels { command: LabelsCommand::Rm { name } } => labels::remove(&name),
         Command::Eval { command: EvalCommand::Zeroshot(args) } => eval::zeroshot(&args),
+        Command::Eval { command: EvalCommand::Drawn(args) } => eval_drawn::drawn(&args),
         Command::Bench { command } => bench::bench(&command),
         Command::Index(args) => photos::index(&args),
         Command::Search(args) => photos::search(&args),

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use ocelli::{DType, FastVlm, LoadOptions, SynthArch};
+use ocelli::{ClipCheckpoint, DType, FastVlm, LoadOptions, SynthArch};
+use ocelli_tiny::Embedded;
 use serde_json::json;
 
 use crate::args::{Device, Dtype, ModelArgs};
-use crate::home::{find, models, packed};
+use crate::embedded;
+use crate::home::{find, packed};
 use crate::progress::Progress;
 
 /// Token ids of the real Qwen2 tokenizer below the special tokens.
@@ -17,14 +19,12 @@ const QWEN2_BASE_VOCAB: usize = 151_643;
 /// The same of the tiny random model.
 const TINY_BASE_VOCAB: usize = 512;
 
-/// No model comes with the program yet: make a random one once.
-fn default_model() -> anyhow::Result<PathBuf> {
-    eprintln!("ocelli: no --model given: using a random tiny model, its words mean nothing yet");
-    let dir = models().join("random-tiny");
-    if !dir.join("tokenizer.json").is_file() {
-        write(SynthArch::FastVlmTiny, &dir, 1, true, &mut |_, _| ())?;
-    }
-    Ok(dir)
+/// Where the model of the arguments lies, if it is a MobileCLIP.
+pub fn clip_path(args: &ModelArgs) -> Option<PathBuf> {
+    let name = args.model.as_deref()?;
+    let path = Path::new(name);
+    let path = if path.is_file() { path.to_owned() } else { find(name).ok()? };
+    ClipCheckpoint::is_clip(&path).then_some(path)
 }
 
 /// Load the model of the arguments; returns it with the time that took in ms.
@@ -35,7 +35,7 @@ pub fn load(args: &ModelArgs) -> anyhow::Result<(FastVlm, PathBuf, f64)> {
     if args.tokenizer.is_some() {
         bail!("--tokenizer is for MobileCLIP: a FastVLM's tokenizer lies in its own directory");
     }
-    let dir = args.model.as_deref().map_or_else(default_model, find)?;
+    let dir = args.model.as_deref().map_or_else(|| embedded::dir(Embedded::FastVlm), find)?;
     let start = Instant::now();
     let (vision, threads) = (args.vision.clone(), args.threads);
     let (dtype, quant) = (compute_type(args.dtype), args.policy());

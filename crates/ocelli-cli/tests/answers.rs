@@ -275,15 +275,6 @@ fn wrong_usage_is_told_as_such() {
     );
 }
 
-#[test]
-fn without_a_model_a_random_one_answers_and_says_so() {
-    let home = tempfile::tempdir().expect("home");
-    let output = run(home.path(), &["caption", &picture("six_3x2.png"), "--max-tokens", "2", "--json"]);
-    assert_exit(&output, 0);
-    assert_eq!(json_lines(&output)[0]["model"], "random-tiny");
-    assert!(stderr(&output).contains("its words mean nothing"));
-}
-
 /// Ctrl-C in the middle of an answer: what is done so far is given, the other pictures are left.
 #[cfg(unix)]
 #[test]

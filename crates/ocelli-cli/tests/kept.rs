@@ -4,7 +4,7 @@ mod support;
 
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use support::{assert_exit, fields, json_lines, run, stderr, stdout};
 
 /// A home with a random model under this name.
@@ -14,18 +14,24 @@ fn synth(home: &Path, name: &str) {
     assert_exit(&output, 0);
 }
 
+/// What `list` shows behind the embedded models.
+fn listed(home: &Path) -> Vec<Value> {
+    let listed = json_lines(&run(home, &["list", "--json"]));
+    listed.into_iter().filter(|model| model["origin"] != "embedded").collect()
+}
+
 #[test]
 fn kept_models_are_listed() {
     let home = tempfile::tempdir().expect("home");
     let empty = run(home.path(), &["list"]);
     assert_exit(&empty, 0);
-    assert_eq!(stdout(&empty), "");
-    assert!(stderr(&empty).contains("no models under"));
+    assert_eq!(stdout(&empty).lines().count(), 3, "a heading and the two embedded models");
+    assert!(stderr(&empty).contains("no other models under"));
 
     synth(home.path(), "mine");
     synth(home.path(), "org/theirs");
     std::fs::write(home.path().join("models/org/theirs/config.json"), "{}").expect("write");
-    let listed = json_lines(&run(home.path(), &["list", "--json"]));
+    let listed = listed(home.path());
     assert_eq!(listed.len(), 2);
     let names = ["bytes", "dir", "error", "family", "id", "licence", "origin", "stored_dtypes"];
     assert_eq!(fields(&listed[0]), names);
@@ -50,7 +56,7 @@ fn a_random_mobileclip_is_listed() {
     let home = tempfile::tempdir().expect("home");
     let dir = home.path().join("models/clip");
     assert_exit(&run(home.path(), &["synth", "mobileclip-tiny", dir.to_str().expect("utf-8")]), 0);
-    let listed = json_lines(&run(home.path(), &["list", "--json"]));
+    let listed = listed(home.path());
     assert_eq!(listed.len(), 1);
     assert_eq!((&listed[0]["id"], &listed[0]["origin"]), (&json!("clip"), &json!("synthetic")));
     assert_eq!((&listed[0]["family"], &listed[0]["error"]), (&json!("Apple MobileCLIP"), &json!(null)));

@@ -16,6 +16,7 @@ mod suite;
 
 use anyhow::bail;
 use ocelli::{MobileClip, ModelMemory};
+use ocelli_tiny::Embedded;
 use serde_json::json;
 
 use args::{BenchCommand, MemoryArgs};
@@ -43,7 +44,9 @@ pub fn bench(command: &BenchCommand) -> anyhow::Result<bool> {
         BenchCommand::Ops(a) => ops::ops(a),
         BenchCommand::Embed(a) => {
             let mut recorder = Recorder::new(&a.measure)?;
-            let Model::Clip(clip) = Model::load(&a.model, &a.measure)? else {
+            let mut model = a.model.clone();
+            model.model.get_or_insert_with(|| Embedded::MobileClip.name().to_owned());
+            let Model::Clip(clip) = Model::load(&model, &a.measure)? else {
                 bail!(
                     "`bench embed` is for MobileCLIP, this is a FastVLM: use `bench ttft` or `bench encode`"
                 );

@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 use ocelli::{
-    Answer, CancelToken, ClipCheckpoint, ClipImage, DecodeOptions, FastVlm, Image, ImageOptions, MobileClip,
-    Request, Rgb8,
+    Answer, CancelToken, ClipImage, DecodeOptions, FastVlm, Image, ImageOptions, MobileClip, Request, Rgb8,
 };
 
 use super::args::MeasureArgs;
@@ -14,8 +13,8 @@ use super::clip_subject;
 use super::record::Subject;
 use crate::args::ModelArgs;
 use crate::clip::load_named;
-use crate::home::{PullRecord, find};
-use crate::model::load;
+use crate::home::PullRecord;
+use crate::model::{clip_path, load};
 
 /// Side of the built-in picture.
 const BUILT_IN_PX: usize = 1024;
@@ -41,14 +40,6 @@ impl Model {
             None => Ok(Self::Vlm(Box::new(Vlm::load(args, measure)?))),
         }
     }
-}
-
-/// Where the model lies, if it is a MobileCLIP.
-fn clip_path(args: &ModelArgs) -> Option<PathBuf> {
-    let name = args.model.as_deref()?;
-    let path = Path::new(name);
-    let path = if path.is_file() { path.to_owned() } else { find(name).ok()? };
-    ClipCheckpoint::is_clip(&path).then_some(path)
 }
 
 /// The name that was pulled, or the folder's or file's.

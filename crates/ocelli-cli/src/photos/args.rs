@@ -19,7 +19,7 @@ pub struct IndexFileArgs {
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Model")]
 pub struct PhotoModelArgs {
-    /// MobileCLIP: directory, weight file, or name of a pulled model [default: the one that made the index]
+    /// MobileCLIP: directory, weight file, or name of a pulled model [default: the one that made the index, else ocelli-tiny-clip]
     #[arg(long, value_name = "DIR|FILE|ID")]
     pub model: Option<String>,
     /// Directory of the vocabulary, where it is neither CLIP's own nor beside the weights

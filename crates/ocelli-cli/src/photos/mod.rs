@@ -10,10 +10,10 @@ mod web;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use ocelli::MobileClip;
 use ocelli_index::Index;
 use ocelli_photos::{LoadModel, PhotoError, PhotoSearch};
+use ocelli_tiny::Embedded;
 use serde_json::{Value, json};
 
 use crate::clip;
@@ -35,7 +35,7 @@ impl IndexFileArgs {
     }
 }
 
-/// The model of the arguments, or the one that the index remembers.
+/// The model of the arguments, or the one that the index remembers, or the embedded one.
 fn load_model(args: &PhotoModelArgs, index: Option<&Path>, threads: usize) -> anyhow::Result<MobileClip> {
     let note = index.and_then(|path| Index::open(path).ok()?.note(MODEL_NOTE).ok()?);
     let note: Value = note.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
@@ -46,8 +46,10 @@ fn load_model(args: &PhotoModelArgs, index: Option<&Path>, threads: usize) -> an
         (_, tokenizer) => tokenizer.clone(),
     };
     let model = given.or_else(|| noted("model"));
-    let model = model.context("which model? give --model DIR|ID once; the index remembers it")?;
-    clip::load_named(&model, tokenizer, args.device, args.dtype, threads)
+    let model = model.unwrap_or_else(|| Embedded::MobileClip.name().to_owned());
+    let loaded = clip::load_named(&model, tokenizer, args.device, args.dtype, threads)?;
+    clip::hint(&model);
+    Ok(loaded)
 }
 
 /// What [`load_model`] finds again, from any folder.
@@ -55,7 +57,9 @@ fn model_note(args: &PhotoModelArgs) -> Option<String> {
     let absolute =
         |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned()).display().to_string();
     let model = args.model.as_ref()?;
-    let model = if Path::new(model).exists() { absolute(Path::new(model)) } else { model.clone() };
+    let embedded = Embedded::named(model).is_some();
+    let model =
+        if !embedded && Path::new(model).exists() { absolute(Path::new(model)) } else { model.clone() };
     let tokenizer = args.tokenizer.as_deref().map(absolute);
     Some(json!({"model": model, "tokenizer": tokenizer}).to_string())
 }
