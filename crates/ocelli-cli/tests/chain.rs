@@ -10,7 +10,7 @@ use std::process::Stdio;
 
 use ocelli_drawn::{Kind, Scene, Split, classes};
 use ocelli_tiny::Embedded;
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{assert_exit, json_lines, ocelli, run, stderr, stdout};
 
 /// Seed of the scenes.
@@ -75,7 +75,7 @@ fn caption_ask_and_chat_say_the_same() {
     let captions = json_of(home.path(), &[&["caption", "--json"], &most[..]].concat(), &pictures);
     assert_eq!(captions.len(), 6);
     for line in &captions {
-        assert_eq!((&line["model"], &line["usage"]["image_tokens"]), (&"ocelli-tiny".into(), &16.into()));
+        assert_eq!((&line["model"], &line["usage"]["image_tokens"]), (&json!("ocelli-tiny"), &json!(16)));
         let tokens = line["token_ids"].as_array().map(Vec::len);
         assert_eq!(tokens, line["usage"]["completion_tokens"].as_u64().map(|n| n as usize));
     }
@@ -137,7 +137,7 @@ fn a_quantized_copy_answers_and_passes_the_gate_if_trained() {
     }
     if report["passed"] != true {
         assert!(!out.exists());
-        assert_exit(&run(home.path(), &[&args, &["--force"], &images[..]].concat()), 0);
+        assert_exit(&run(home.path(), &[&args[..], &["--force"], &images[..]].concat()), 0);
     }
     let args = ["caption", "--json", "--max-tokens", "40"];
     let stored = json_of(home.path(), &[&args[..], &["--model", name(&out)]].concat(), &pictures);
