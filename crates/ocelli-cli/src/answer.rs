@@ -40,6 +40,7 @@ impl Session {
         // A second Ctrl-C while nothing is generated ends the program.
         ctrlc::set_handler(move || {
             if on_interrupt.is_cancelled() {
+                embedded::clean_up();
                 std::process::exit(130);
             }
             on_interrupt.cancel();

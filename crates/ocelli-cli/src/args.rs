@@ -149,7 +149,7 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show the embedded models and those that are kept here
+    /// Show the models that are kept here and those that are part of the program
     List {
         /// One JSON object a model
         #[arg(long)]

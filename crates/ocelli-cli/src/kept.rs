@@ -91,11 +91,12 @@ pub fn kept_names() -> Vec<String> {
     find_all(&models()).into_iter().map(|(id, _)| id).collect()
 }
 
-/// `ocelli list`: the embedded models first.
+/// `ocelli list`: the embedded models last.
 pub fn list(as_json: bool) -> anyhow::Result<bool> {
-    let embedded = Embedded::ALL.map(|model| Ok((model.name().to_owned(), embedded::dir(model)?)));
-    let mut all = embedded.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    all.extend(find_all(&models()));
+    let mut all = find_all(&models());
+    for model in Embedded::ALL {
+        all.push((model.name().to_owned(), embedded::dir(model)?));
+    }
     let kept: Vec<Kept> = all.into_iter().map(|(id, dir)| Kept::new(id, dir)).collect();
     let mut out = std::io::stdout().lock();
     if as_json {

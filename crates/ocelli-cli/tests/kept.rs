@@ -14,7 +14,7 @@ fn synth(home: &Path, name: &str) {
     assert_exit(&output, 0);
 }
 
-/// What `list` shows behind the embedded models.
+/// What `list` shows before the embedded models.
 fn listed(home: &Path) -> Vec<Value> {
     let listed = json_lines(&run(home, &["list", "--json"]));
     listed.into_iter().filter(|model| model["origin"] != "embedded").collect()

@@ -285,7 +285,6 @@ fn mistakes_are_explained() {
     };
     explained(&["search", "dog"], 1, &["there is no index", "index a directory first"]);
     explained(&["index"], 1, &["which folder"]);
-    explained(&["index", &photos.root()], 1, &["--model"]);
     explained(&["index", "/no/such/folder", "--model", "x"], 1, &["/no/such/folder"]);
     assert_exit(&photos.index(&[]), 0);
     explained(&["search"], 2, &["QUERY"]);
