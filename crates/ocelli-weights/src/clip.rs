@@ -130,22 +130,13 @@ impl ClipCheckpoint {
     /// When a file is broken, the model is of a kind that is not supported, config and tensors disagree, or any
     /// tensor is missing, unused or misshapen.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let (dir, file) = if path.is_dir() {
-            (path.to_owned(), weight_file(path))
-        } else {
-            (path.parent().unwrap_or(Path::new(".")).to_owned(), Some(path.to_owned()))
-        };
-        let files = match &file {
-            Some(file) => TensorFiles::open_file(file)?,
-            None => TensorFiles::open(&dir)?,
-        };
+        let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+        let (files, family) = open_files(path)?;
         let source = Source { files, quantization: Quantization::default() };
-        if source.files.any_under(APPLE_V1.tower) {
-            both_towers(&dir, &source, Family::AppleClip, APPLE_V1)
-        } else if source.files.any_under(OPEN_CLIP.tower) {
-            both_towers(&dir, &source, Family::OpenClip, OPEN_CLIP)
-        } else {
-            timm(&dir, &source)
+        match family {
+            Family::AppleClip => both_towers(dir, &source, family, APPLE_V1),
+            Family::OpenClip => both_towers(dir, &source, family, OPEN_CLIP),
+            _ => timm(dir, &source),
         }
     }
 
@@ -179,6 +170,34 @@ impl ClipCheckpoint {
     pub fn weight_source(&self) -> Arc<dyn WeightSource> {
         Arc::new(self.weights.clone())
     }
+}
+
+/// The tensors of a directory or a file, and whose they are.
+pub(crate) fn open_files(path: &Path) -> Result<(TensorFiles, Family), LoadError> {
+    let file = if path.is_dir() { weight_file(path) } else { Some(path.to_owned()) };
+    let files = match &file {
+        Some(file) => TensorFiles::open_file(file)?,
+        None => TensorFiles::open(path)?,
+    };
+    let family = if files.any_under(APPLE_V1.tower) {
+        Family::AppleClip
+    } else if files.any_under(OPEN_CLIP.tower) {
+        Family::OpenClip
+    } else {
+        Family::Timm
+    };
+    Ok((files, family))
+}
+
+/// The image tower and the prefix of the text tower in a family of MobileCLIPs.
+pub(crate) fn prefixes(family: Family) -> Option<(Tower, &'static str)> {
+    let places = match family {
+        Family::OpenClip => OPEN_CLIP,
+        Family::AppleClip => APPLE_V1,
+        Family::Timm => TIMM,
+        _ => return None,
+    };
+    Some((Tower { prefix: places.tower, style: places.style, channels_last: false }, places.text))
 }
 
 /// The file to take where the rule for FastVLM would not find the right one.
@@ -346,7 +365,10 @@ fn bind<'a>(
         }
         let counter = name.rsplit('.').next() == Some(fastvit::COUNTER);
         let other_tower = parts.text.is_none() && name.starts_with(places.text);
-        if counter || other_tower { &mut report.ignored } else { &mut report.unused }.push(name.to_owned());
+        // What SigLIP's training adds to every similarity alike: no answer depends on it.
+        let bias = name == "logit_bias";
+        if counter || other_tower || bias { &mut report.ignored } else { &mut report.unused }
+            .push(name.to_owned());
     }
     if !report.is_complete() {
         return Err(LoadError::Tensors(Box::new(report)));

@@ -72,7 +72,7 @@ const fn tower(prefix: &'static str, style: Style) -> Option<Tower> {
 }
 
 /// All spellings. Where two explain the same number of keys, the earlier wins.
-static SPELLINGS: [Spelling; 6] = [
+pub(crate) static SPELLINGS: [Spelling; 6] = [
     Spelling {
         family: Family::AppleLlava,
         tower: tower("model.vision_tower.vision_tower.model.", Style::Apple),

@@ -26,6 +26,7 @@ mod safetensors_file;
 mod shards;
 mod structure;
 mod synth;
+mod training;
 mod weights;
 
 pub use checkpoint::{Checkpoint, licence_file};
@@ -40,4 +41,5 @@ pub use quantize::{QuantPolicy, QuantizeError, quantized, write_quantized};
 pub use report::{LoadReport, Misshapen};
 pub use safetensors_file::{Dtype, Header, HeaderError, TensorInfo, parse_header};
 pub use synth::{Group as SynthGroup, SynthArch, SynthDtype, SynthError, SynthTensor, synth};
+pub use training::{FastVitForm, Naming, RawCheckpoint};
 pub use weights::{StoredDtype, StoredTensor, Weights};
