@@ -55,7 +55,7 @@ pub use error::ImageError;
 pub use metadata::{CapturedAt, PhotoMetadata};
 pub use orientation::Orientation;
 pub use preprocess::{
-    CLIP_MEAN, CLIP_STD, ClipPreprocess, Filter, Fit, Preprocess, ResizeMode, resize_to_square,
+    CLIP_MEAN, CLIP_STD, ClipPreprocess, Filter, Fit, Preprocess, ResizeMode, resize, resize_to_square,
     to_pixel_values,
 };
 pub use raw::{RawPreview, raw_preview};

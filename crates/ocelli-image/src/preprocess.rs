@@ -124,6 +124,19 @@ pub fn resize_to_square(image: &Rgb8, size: usize, fit: Fit, filter: Filter) -> 
     resample(&image.pixels, axis(height), axis(width), filter)
 }
 
+/// Returns `image` with other sides, equal to Pillow's `Image.resize`.
+///
+/// # Panics
+///
+/// If `image` has no pixels or `pixels` is not `height * width * 3` bytes long, or a side is 0.
+pub fn resize(image: &Rgb8, height: usize, width: usize, filter: Filter) -> Rgb8 {
+    assert!(image.height > 0 && image.width > 0 && height > 0 && width > 0, "a side without pixels");
+    assert_eq!(image.pixels.len(), image.height * image.width * 3, "pixels are not [height, width, 3]");
+    let axis = |length, to| Axis { from: length, offset: 0, length, to, first: 0, count: to };
+    let pixels = resample(&image.pixels, axis(image.height, height), axis(image.width, width), filter);
+    Rgb8 { height, width, pixels }
+}
+
 /// A side of `length` pixels in the middle of a black one of `side`, resized to `size`.
 fn padded(length: usize, side: usize, size: usize) -> Axis {
     Axis { from: side, offset: (side - length) / 2, length, to: size, first: 0, count: size }
