@@ -12,6 +12,7 @@
 mod clean;
 mod entities;
 mod files;
+mod learn;
 mod mojibake;
 mod tables;
 
@@ -23,6 +24,8 @@ use regex::Regex;
 
 use crate::TextError;
 use crate::byte_level::{BYTES_IN_ORDER, spell};
+
+pub use learn::write_learned_clip_tokenizer;
 
 /// The length in tokens of the texts that CLIP models take.
 pub const CLIP_CONTEXT_LENGTH: usize = 77;

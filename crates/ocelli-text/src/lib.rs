@@ -20,6 +20,7 @@ mod byte_level;
 mod clip;
 mod error;
 mod files;
+mod learned;
 mod prompt;
 mod stop;
 mod stop_ids;
@@ -28,7 +29,7 @@ mod synth;
 pub mod templates;
 mod tokenizer;
 
-pub use clip::{CLIP_CONTEXT_LENGTH, ClipTokenizer, ClipTokens};
+pub use clip::{CLIP_CONTEXT_LENGTH, ClipTokenizer, ClipTokens, write_learned_clip_tokenizer};
 pub use error::TextError;
 pub use prompt::{
     DEFAULT_SYSTEM, PromptToken, Role, SaidToken, Template, Turn, build_conversation, build_prompt, render,
@@ -36,5 +37,5 @@ pub use prompt::{
 pub use stop::{StopMatcher, StopStep};
 pub use stop_ids::stop_ids;
 pub use stream::TokenStream;
-pub use synth::write_synthetic_qwen2_tokenizer;
+pub use synth::{write_learned_qwen2_tokenizer, write_synthetic_qwen2_tokenizer};
 pub use tokenizer::{END_OF_TEXT, IM_END, IM_START, IMAGE, Qwen2Tokenizer};

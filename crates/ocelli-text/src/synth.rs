@@ -1,7 +1,7 @@
-//! Writes a working Qwen2 tokenizer of any vocabulary size, for random checkpoints that must load
-//! and run like real ones.
+//! Writes a working Qwen2 tokenizer of any vocabulary size: for random checkpoints that must load and run like real
+//! ones, or with merges learned from texts.
 //!
-//! Its tokens are all bytes, then all pairs of bytes, then pairs with a third byte, common
+//! The tokens of a random one are all bytes, then all pairs of bytes, then pairs with a third byte, common
 //! characters first. Any text can be encoded and decoded; the tokens mean nothing.
 
 use std::fs::File;
@@ -43,17 +43,40 @@ pub fn write_synthetic_qwen2_tokenizer(
     if !(BYTES..=max).contains(&base_vocab) {
         return Err(TextError::BaseVocab { found: base_vocab, min: BYTES, max });
     }
-    std::fs::create_dir_all(dir).map_err(|e| TextError::io(dir, e))?;
-
     let merges: Vec<(String, String)> = merges().take(base_vocab - BYTES).collect();
+    write_files(dir, &merges, with_image_token)
+}
+
+/// As [`write_synthetic_qwen2_tokenizer`], with merges learned from `texts`. Returns the number of ordinary tokens,
+/// at most `base_vocab`.
+///
+/// # Errors
+/// When `base_vocab` is below 256, a text is refused, or a file cannot be written.
+pub fn write_learned_qwen2_tokenizer<'a>(
+    dir: &Path,
+    texts: impl IntoIterator<Item = &'a str>,
+    base_vocab: usize,
+    with_image_token: bool,
+) -> Result<usize, TextError> {
+    let max = u32::MAX as usize;
+    let count =
+        base_vocab.checked_sub(BYTES).ok_or(TextError::BaseVocab { found: base_vocab, min: BYTES, max })?;
+    let merges = crate::learned::merges(texts, count)?;
+    write_files(dir, &merges, with_image_token)?;
+    Ok(BYTES + merges.len())
+}
+
+fn write_files(dir: &Path, merges: &[(String, String)], with_image_token: bool) -> Result<(), TextError> {
+    std::fs::create_dir_all(dir).map_err(|e| TextError::io(dir, e))?;
+    let base_vocab = BYTES + merges.len();
     let mut special = vec![END_OF_TEXT, IM_START, IM_END];
     special.extend(with_image_token.then_some(IMAGE));
     let special: Vec<(usize, &str)> = (base_vocab..).zip(special).collect();
 
-    write_json(&dir.join("tokenizer.json"), &tokenizer_json(&merges, &special))?;
+    write_json(&dir.join("tokenizer.json"), &tokenizer_json(merges, &special))?;
     write_json(&dir.join("tokenizer_config.json"), &tokenizer_config(&special, with_image_token))?;
-    write_json(&dir.join("vocab.json"), &Vocab(&merges))?;
-    write_merges(&dir.join("merges.txt"), &merges)?;
+    write_json(&dir.join("vocab.json"), &Vocab(merges))?;
+    write_merges(&dir.join("merges.txt"), merges)?;
     let ids: serde_json::Map<String, Value> = special.iter().map(|&(id, t)| (t.into(), id.into())).collect();
     write_json(&dir.join("added_tokens.json"), &ids)?;
     write_json(

@@ -5,7 +5,9 @@ mod common;
 use std::time::Instant;
 
 use common::TEXTS;
-use ocelli_text::{IM_END, IMAGE, Qwen2Tokenizer, TextError, write_synthetic_qwen2_tokenizer};
+use ocelli_text::{
+    IM_END, IMAGE, Qwen2Tokenizer, TextError, write_learned_qwen2_tokenizer, write_synthetic_qwen2_tokenizer,
+};
 
 /// Ordinary tokens of the released Qwen2 tokenizers.
 const QWEN2_BASE: usize = 151_643;
@@ -86,4 +88,21 @@ fn impossible_sizes_are_refused() {
         let error = write_synthetic_qwen2_tokenizer(dir.path(), base, false);
         assert!(matches!(error, Err(TextError::BaseVocab { .. })));
     }
+}
+
+#[test]
+fn a_learned_tokenizer_knows_its_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let texts = ["What color is the circle?", "The circle is red.", "A red circle."];
+    let base = write_learned_qwen2_tokenizer(dir.path(), texts, 300, false).unwrap();
+    assert!((257..=300).contains(&base), "{base}");
+    let tokenizer = Qwen2Tokenizer::from_dir(dir.path()).unwrap();
+    assert_eq!(tokenizer.vocab_size(), base + 3);
+    for text in TEXTS {
+        let ids = tokenizer.encode_plain(text).unwrap();
+        assert_eq!(tokenizer.decode(&ids, false), text.replace('\u{212a}', "K"), "{text:?}");
+    }
+    assert_eq!(tokenizer.encode_plain(" circle").unwrap().len(), 1);
+    let few = write_learned_qwen2_tokenizer(dir.path(), texts, 255, false);
+    assert!(matches!(few, Err(TextError::BaseVocab { .. })));
 }
