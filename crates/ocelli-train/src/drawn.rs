@@ -1,0 +1,197 @@
+//! The drawn world as something to learn from: scenes by their seeds, drawn when they are needed.
+//!
+//! All questions about a scene are branches behind one picture, blind to each other, so that the picture is encoded
+//! once and no answer is read off another one.
+
+use ocelli_drawn::{QuestionKind, Scene, Split, scene_seed};
+use ocelli_image::to_pixel_values;
+use ocelli_text::{
+    ClipTokenizer, PromptToken, Qwen2Tokenizer, Role, SaidToken, Template, TextError, Turn,
+    build_conversation,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::clip_data::{Pair, Pairs, Recipe};
+use crate::fit::vlm::{Example, Examples};
+use crate::random::Random;
+use crate::vlm_data::batches::Length;
+
+/// Which scenes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrawnConfig {
+    /// How many; they come again after that.
+    pub scenes: usize,
+    /// Of all of them.
+    pub seed: u64,
+    /// Questions about each, chosen at random; 0 takes all.
+    #[serde(default)]
+    pub questions: usize,
+    /// Scenes that training never draws, to measure on.
+    #[serde(default)]
+    pub held_back: bool,
+}
+
+impl DrawnConfig {
+    fn split(&self) -> Split {
+        if self.held_back { Split::Eval } else { Split::Train }
+    }
+}
+
+/// Scenes with their questions.
+pub struct DrawnScenes<'a> {
+    config: DrawnConfig,
+    tokenizer: &'a Qwen2Tokenizer,
+    template: Template,
+    captions_only: bool,
+}
+
+impl<'a> DrawnScenes<'a> {
+    /// With captions alone, as stage 1 has them, or with all questions.
+    pub fn new(
+        config: DrawnConfig,
+        tokenizer: &'a Qwen2Tokenizer,
+        template: Template,
+        captions_only: bool,
+    ) -> Self {
+        Self { config, tokenizer, template, captions_only }
+    }
+
+    fn scene(&self, index: usize) -> Scene {
+        Scene::any(self.config.split(), scene_seed(self.config.seed, index))
+    }
+
+    /// The questions about a scene and their answers, as they are learned.
+    pub fn questions(&self, index: usize) -> Vec<[String; 2]> {
+        self.asked(&self.scene(index))
+    }
+
+    fn asked(&self, scene: &Scene) -> Vec<[String; 2]> {
+        use QuestionKind::{CaptionMore, CaptionOne, CaptionTwo, CaptionVaried};
+        let captions = [CaptionOne, CaptionTwo, CaptionMore, CaptionVaried];
+        let mut questions = scene.questions();
+        questions.retain(|q| !self.captions_only || captions.contains(&q.kind));
+        if self.config.questions > 0 {
+            // A stream apart from those of the scene.
+            Random::new(scene.seed() ^ 0x5eed_0a5c_ed00_0000).shuffle(&mut questions);
+            questions.truncate(self.config.questions);
+        }
+        questions.into_iter().map(|q| [q.text, q.answer.text().to_owned()]).collect()
+    }
+
+    fn tokens(&self, asked: Vec<[String; 2]>) -> Result<(Vec<SaidToken>, Vec<usize>), TextError> {
+        let (mut tokens, mut branches) = (Vec::new(), Vec::new());
+        for [question, answer] in asked {
+            let turn = |role, text, images| Turn { role, text, images };
+            let turns = [turn(Role::User, question, 1), turn(Role::Assistant, answer, 0)];
+            let conversation = build_conversation(self.tokenizer, self.template, &turns, None)?;
+            let picture = conversation.iter().position(|said| said.token == PromptToken::Image);
+            let shared = picture.map_or(0, |at| at + 1);
+            if tokens.is_empty() {
+                tokens.extend_from_slice(&conversation[..shared]);
+            }
+            branches.push(tokens.len());
+            tokens.extend_from_slice(&conversation[shared..]);
+        }
+        Ok((tokens, branches))
+    }
+}
+
+impl Examples for DrawnScenes<'_> {
+    /// All alike: scenes differ little, and finding out would mean to ask about all of them.
+    fn lengths(&self) -> Vec<Length> {
+        vec![Length { tokens: 1, pictured: true }; self.config.scenes]
+    }
+
+    fn example(&self, index: usize, resolution: usize) -> Result<Example, String> {
+        let scene = self.scene(index);
+        let (tokens, branches) =
+            self.tokens(self.asked(&scene)).map_err(|e| format!("scene {index}: {e}"))?;
+        // FastVLM's pixels are 0 to 1.
+        let pixels = scene.draw(resolution).rgb.iter().map(|&value| f32::from(value) / 255.0).collect();
+        Ok(Example { pictures: vec![pixels], tokens, branches })
+    }
+}
+
+/// Scenes with their captions, for a MobileCLIP.
+pub struct DrawnPairs {
+    config: DrawnConfig,
+    recipe: Recipe,
+    tokenizer: ClipTokenizer,
+}
+
+impl DrawnPairs {
+    /// As a network takes them.
+    pub fn new(config: DrawnConfig, recipe: Recipe, tokenizer: ClipTokenizer) -> Self {
+        Self { config, recipe, tokenizer }
+    }
+}
+
+impl Pairs for DrawnPairs {
+    fn count(&self) -> usize {
+        self.config.scenes
+    }
+
+    /// The exact caption or, as often, one in other words.
+    fn pair(&self, index: usize, draw: u64) -> Result<Pair, String> {
+        let scene = Scene::any(self.config.split(), scene_seed(self.config.seed, index));
+        let exact = Random::of(&[draw]).below(2) == 0;
+        let caption = if exact { scene.caption() } else { scene.varied_caption() };
+        let Recipe { size, mean, std, context_length } = self.recipe;
+        Ok(Pair {
+            pixels: to_pixel_values(&scene.draw(size).rgb, mean, std),
+            text: self.tokenizer.encode(&caption, context_length).ids,
+            synthetic: None,
+            teachers: None,
+        })
+    }
+}
+
+/// What is asked and said about so many training scenes, for learning a vocabulary. What is printed in pictures is left
+/// out, so that words are spelled by their letters.
+pub fn texts(seed: u64, scenes: usize) -> Vec<String> {
+    let texts = (0..scenes).flat_map(|index| {
+        let scene = Scene::any(Split::Train, scene_seed(seed, index));
+        let printed = scene.kind() == ocelli_drawn::Kind::Text;
+        let questions = if printed { Vec::new() } else { scene.questions() };
+        questions.into_iter().flat_map(|q| [format!("\n{}", q.text), q.answer.text().to_owned()])
+    });
+    texts.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_question_is_a_branch_behind_the_picture() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let texts = texts(1, 50);
+        let texts = texts.iter().map(String::as_str);
+        ocelli_text::write_learned_qwen2_tokenizer(dir.path(), texts, 400, false).expect("a tokenizer");
+        let tokenizer = Qwen2Tokenizer::from_dir(dir.path()).expect("a tokenizer");
+        let config = DrawnConfig { scenes: 10, seed: 7, questions: 0, held_back: false };
+        let drawn = DrawnScenes::new(config, &tokenizer, Template::Apple, false);
+        let example = drawn.example(3, 32).expect("a scene");
+        let questions = drawn.scene(3).questions();
+        assert_eq!(example.branches.len(), questions.len());
+        assert_eq!(example.pictures[0].len(), 32 * 32 * 3);
+        let ends = example.branches.iter().skip(1).copied().chain([example.tokens.len()]);
+        for ((begin, end), question) in example.branches.iter().zip(ends).zip(&questions) {
+            let branch = &example.tokens[*begin..end];
+            let said: Vec<u32> = branch
+                .iter()
+                .filter(|said| said.said)
+                .map(|said| if let PromptToken::Id(id) = said.token { id } else { 0 })
+                .collect();
+            assert_eq!(tokenizer.decode(&said, true), question.answer.text());
+        }
+        assert!(example.tokens[..example.branches[0]].iter().all(|said| !said.said));
+        let two =
+            DrawnScenes::new(DrawnConfig { questions: 2, ..config }, &tokenizer, Template::Apple, false);
+        assert_eq!(two.example(3, 32).expect("a scene").branches.len(), 2);
+        let captions =
+            DrawnScenes::new(config, &tokenizer, Template::Apple, true).example(3, 32).expect("a scene");
+        assert_eq!(captions.branches.len(), 2);
+    }
+}

@@ -1,0 +1,282 @@
+//! Whole runs on drawn scenes with a very small FastVLM: it learns, goes on bit for bit after a kill, keeps frozen parts,
+//! and answers in the engine as it was trained.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ocelli::{FastVlm as Engine, ImageOptions, LoadOptions, Request, Rgb8};
+use ocelli_drawn::{Scene, Split, scene_seed};
+use ocelli_text::{Qwen2Tokenizer, Template};
+use ocelli_train::burn::tensor::Device;
+use ocelli_train::drawn::{DrawnConfig, DrawnScenes, texts};
+use ocelli_train::export::export_vlm;
+use ocelli_train::fit::vlm::{LearningRates, Sources, VlmConfig, train};
+use ocelli_train::fit::{AdamWConfig, Record, Run, Schedule};
+use ocelli_train::fresh::FreshVlm;
+use ocelli_train::lora::{self, LoraConfig};
+use ocelli_train::nets::FastVlm;
+use safetensors::SafeTensors;
+
+const SIZE: usize = 64;
+
+fn fresh() -> FreshVlm {
+    FreshVlm {
+        widths: vec![8, 16, 32, 32, 64],
+        blocks: vec![1; 5],
+        expansion: 2,
+        resolution: SIZE,
+        hidden_size: 32,
+        intermediate_size: 64,
+        layers: 2,
+        heads: 2,
+        kv_heads: 1,
+        vocabulary: 400,
+        seed: 3,
+    }
+}
+
+fn new_model(dir: &Path) {
+    let texts = texts(1, 200);
+    fresh().write(dir, texts.iter().map(String::as_str)).expect("written");
+}
+
+fn config(steps: u64) -> VlmConfig {
+    VlmConfig {
+        batch: 4,
+        accumulate: 1,
+        resolution: SIZE,
+        smaller_first: Vec::new(),
+        learning_rates: LearningRates { vision: 3e-3, projector: 3e-3, language: 3e-3 },
+        schedule: Schedule { steps, warmup_steps: 2, ..Schedule::default() },
+        optimizer: AdamWConfig::default(),
+        lora: None,
+        checkpoint_activations: false,
+        evaluate_every: 0,
+        evaluate_samples: 4,
+        seed: 5,
+        save_every: 1000,
+    }
+}
+
+/// Train on so many scenes, stopping after `stop` steps; the losses.
+fn run(dir: &Path, model: &Path, config: &VlmConfig, scenes: usize, stop: Option<u64>) -> Vec<Record> {
+    let device = Device::flex().autodiff();
+    let (network, _, naming) = FastVlm::open(model, &device).expect("opens");
+    let tokenizer = Qwen2Tokenizer::from_dir(model).expect("a tokenizer");
+    let drawn = DrawnConfig { scenes, seed: 9, questions: 2, held_back: false };
+    let examples = DrawnScenes::new(drawn, &tokenizer, Template::Apple, false);
+    let held_back =
+        DrawnScenes::new(DrawnConfig { held_back: true, ..drawn }, &tokenizer, Template::Apple, false);
+    let run = Run::open(dir, model, config).expect("a folder");
+    let mut records = Vec::new();
+    let mut progress = |record: &Record| {
+        records.push(record.clone());
+        if Some(record.step) == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let sources = Sources { examples: &examples, held_back: Some(&held_back) };
+    let tell = |bad: &str| panic!("a bad scene: {bad}");
+    train(network, &device, &naming, &sources, config, &run, &mut progress, &tell).expect("trains");
+    records
+}
+
+fn weights(dir: &Path) -> Vec<u8> {
+    std::fs::read(dir.join("model.safetensors")).expect("weights")
+}
+
+fn last(dir: &Path) -> PathBuf {
+    Run::last_of(dir).expect("a checkpoint")
+}
+
+fn losses(records: &[Record]) -> Vec<f32> {
+    records.iter().map(|record| record.loss).collect()
+}
+
+#[test]
+fn a_stopped_run_goes_on_bit_for_bit() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [model, whole, halves] = ["model", "whole", "halves"].map(|name| dir.path().join(name));
+    new_model(&model);
+    let config = VlmConfig { accumulate: 2, evaluate_every: 3, ..config(6) };
+    let expected = run(&whole, &model, &config, 40, None);
+    assert!(expected[2].held_back_loss.is_some() && expected[1].held_back_loss.is_none());
+    let mut found = run(&halves, &model, &config, 40, Some(3));
+    found.extend(run(&halves, &model, &config, 40, None));
+    assert_eq!(losses(&found), losses(&expected));
+    assert_eq!(found[5].held_back_loss, expected[5].held_back_loss);
+    assert!(weights(&last(&halves)) == weights(&last(&whole)));
+    // Another setting is another run.
+    let other = VlmConfig { batch: 8, ..config };
+    let error = Run::open(&whole, &model, &other).map(|_| ()).expect_err("another run").to_string();
+    assert!(error.contains("batch"), "{error}");
+}
+
+#[test]
+fn frozen_parts_stay() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [model, out] = ["model", "out"].map(|name| dir.path().join(name));
+    new_model(&model);
+    let learning_rates = LearningRates { vision: 0.0, projector: 1e-2, language: 0.0 };
+    run(&out, &model, &VlmConfig { learning_rates, ..config(3) }, 12, None);
+    let [before, after] = [weights(&model), weights(&last(&out))];
+    let [before, after] = [&before, &after].map(|bytes| SafeTensors::deserialize(bytes).expect("tensors"));
+    assert_eq!(before.len(), after.len());
+    for (name, view) in before.iter() {
+        let same = view.data() == after.tensor(name).expect("the same names").data();
+        assert_eq!(same, !name.contains("mm_projector"), "{name}");
+    }
+}
+
+#[test]
+fn layers_computed_anew_give_the_same_steps() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [model, kept, anew] = ["model", "kept", "anew"].map(|name| dir.path().join(name));
+    new_model(&model);
+    let expected = losses(&run(&kept, &model, &config(4), 16, None));
+    let config = VlmConfig { checkpoint_activations: true, ..config(4) };
+    let found = losses(&run(&anew, &model, &config, 16, None));
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found - expected).abs() < 1e-4, "{found}, not {expected}");
+    }
+}
+
+#[test]
+fn adapters_leave_the_model_and_merge_into_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [model, whole, halves, merged] =
+        ["model", "whole", "halves", "merged"].map(|name| dir.path().join(name));
+    new_model(&model);
+    let lora = Some(LoraConfig { rank: 4, alpha: 8.0, targets: vec!["q_proj".into(), "down_proj".into()] });
+    let learning_rates = LearningRates { vision: 0.0, projector: 1e-3, language: 1e-2 };
+    let config = VlmConfig { lora: lora.clone(), learning_rates, ..config(6) };
+    let expected = run(&whole, &model, &config, 12, None);
+    let mut found = run(&halves, &model, &config, 12, Some(2));
+    found.extend(run(&halves, &model, &config, 12, None));
+    assert_eq!(losses(&found), losses(&expected));
+    let adapter = last(&whole);
+    let bytes = std::fs::read(adapter.join("adapter_model.safetensors")).expect("adapters");
+    assert_eq!(bytes, std::fs::read(last(&halves).join("adapter_model.safetensors")).expect("adapters"));
+    let tensors = SafeTensors::deserialize(&bytes).expect("tensors");
+    let name = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight";
+    assert_eq!(tensors.tensor(name).expect("PEFT's name").shape(), [4, 32]);
+    assert_eq!(tensors.len(), 2 * 2 * 2);
+    assert!(!adapter.join("model.safetensors").exists());
+    assert_eq!(lora::read_config(&adapter).expect("a config"), lora.expect("set above"));
+
+    lora::write_merged(&model, &adapter, &merged).expect("merged");
+    let [before, after] = [weights(&model), weights(&merged)];
+    let [before, after] = [&before, &after].map(|bytes| SafeTensors::deserialize(bytes).expect("tensors"));
+    for (name, view) in before.iter() {
+        let same = view.data() == after.tensor(name).expect("the same names").data();
+        let changed =
+            name.contains("q_proj.weight") || name.contains("down_proj.weight") || name.contains("projector");
+        assert_eq!(same, !changed, "{name}");
+    }
+    // The merged model loses as much as the one with adapters did after its last step.
+    let again = VlmConfig {
+        lora: None,
+        learning_rates: LearningRates { language: 1e-9, ..learning_rates },
+        ..config
+    };
+    let begin = losses(&run(&dir.path().join("again"), &merged, &again, 12, Some(1)))[0];
+    assert!(begin < expected[0].loss, "{begin} after training, {} before", expected[0].loss);
+}
+
+/// What it has learned by heart it says in the engine, folded and in bf16.
+#[test]
+fn the_engine_says_what_was_learned() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [model, out, shipped] = ["model", "out", "shipped"].map(|name| dir.path().join(name));
+    new_model(&model);
+    let scenes = 4;
+    let records =
+        run(&out, &model, &VlmConfig { optimizer: AdamWConfig::default(), ..config(220) }, scenes, None);
+    let loss = records.last().expect("steps").loss;
+    assert!(loss < 0.1, "a loss of {loss} on {scenes} scenes");
+    export_vlm(&last(&out), &shipped).expect("exported");
+    assert!(export_vlm(&last(&out), &shipped).is_err(), "nothing is overwritten");
+    let engine =
+        Engine::load(&shipped, &LoadOptions { threads: 1, ..LoadOptions::default() }).expect("loads");
+    let tokenizer = Qwen2Tokenizer::from_dir(&model).expect("a tokenizer");
+    let drawn = DrawnConfig { scenes, seed: 9, questions: 2, held_back: false };
+    let learned = DrawnScenes::new(drawn, &tokenizer, Template::Apple, false);
+    let (mut asked, mut right) = (0, 0);
+    for index in 0..scenes {
+        let scene = Scene::any(Split::Train, scene_seed(9, index));
+        let picture = scene.draw(SIZE);
+        let rgb = Rgb8 { height: SIZE, width: SIZE, pixels: picture.rgb };
+        let image = engine.prepare_rgb(&rgb, &ImageOptions::default()).expect("an image");
+        for [question, answer] in learned.questions(index) {
+            let request = Request { max_tokens: 40, ..Request::ask(&question, vec![image.clone()]) };
+            let said = engine.generate(&request, &mut |_| {}).expect("an answer").text;
+            asked += 1;
+            right += usize::from(said == answer);
+        }
+    }
+    assert!(asked == 8 && right >= 7, "{right} of {asked} right");
+}
+
+const RECIPE: &str = r#"
+stage = "2"
+[new]
+widths = [8, 16, 32, 32, 64]
+blocks = [1, 1, 1, 1, 1]
+resolution = 64
+hidden_size = 32
+intermediate_size = 64
+layers = 2
+heads = 2
+kv_heads = 1
+vocabulary = 400
+[data.drawn]
+scenes = 400
+seed = 9
+questions = 2
+[train]
+batch = 4
+resolution = 64
+learning_rates = { vision = 1e-3, projector = 1e-3, language = 1e-3 }
+schedule = { steps = 24 }
+save_every = 5
+"#;
+
+fn program(recipe: &Path, out: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ocelli-train"));
+    command.arg("vlm").arg("--config").arg(recipe).arg("--out").arg(out).args(["--threads", "2"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn lines(dir: &Path) -> usize {
+    std::fs::read_to_string(dir.join("metrics.jsonl")).map_or(0, |text| text.lines().count())
+}
+
+#[test]
+fn a_killed_run_ends_as_one_that_was_not() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [recipe, whole, killed] = ["recipe.toml", "whole", "killed"].map(|name| dir.path().join(name));
+    std::fs::write(&recipe, RECIPE).expect("written");
+    assert!(program(&recipe, &whole).status().expect("runs").success());
+    let mut child = program(&recipe, &killed).spawn().expect("runs");
+    let begin = Instant::now();
+    while lines(&killed) < 8 {
+        assert!(begin.elapsed() < Duration::from_secs(300), "no eight steps in five minutes");
+        assert!(child.try_wait().expect("its state").is_none(), "it ends before it is killed");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // On Unix this is SIGKILL.
+    child.kill().expect("killed");
+    child.wait().expect("its end");
+    assert!(program(&recipe, &killed).status().expect("runs").success());
+    assert!(weights(&last(&killed)) == weights(&last(&whole)));
+    let loss = |dir: &Path| -> Vec<f64> {
+        let text = std::fs::read_to_string(dir.join("metrics.jsonl")).expect("metrics");
+        let loss =
+            |line: &str| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["loss"].as_f64();
+        text.lines().map(|line| loss(line).expect("a loss")).collect()
+    };
+    assert_eq!(loss(&killed).len(), 24);
+    assert_eq!(loss(&killed), loss(&whole));
+    assert!(std::fs::read_to_string(killed.join("curves.html")).expect("a page").contains("<polyline"));
+}
