@@ -1,0 +1,240 @@
+//! `train vlm`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use ocelli_text::{Qwen2Tokenizer, Template};
+use ocelli_train::conversations::Conversations;
+use ocelli_train::drawn::{DrawnScenes, texts};
+use ocelli_train::estimate::Estimate;
+use ocelli_train::fit::{Run, vlm};
+use ocelli_train::nets::{FastVitConfig, FastVlm, Qwen2Config};
+use ocelli_train::recipe::{Data, LlavaFile, Stage, VlmRecipe};
+use ocelli_train::vlm_data::llava::{Corpus, Source};
+use ocelli_train::vlm_data::tokens::Style;
+use ocelli_weights::{Checkpoint, Family, RawCheckpoint};
+
+use crate::device::DeviceKind;
+use crate::watch::watched;
+
+/// Scenes whose texts a new vocabulary is learned from.
+const VOCABULARY_SCENES: usize = 5000;
+/// Samples whose lengths the memory is estimated from.
+const MEASURED: usize = 64;
+/// Bad samples that are told one by one.
+const TOLD: usize = 20;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// The recipe: what to learn from, and how (TOML; those of every stage and size are in recipes/).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The folder of the run: checkpoints, metrics.jsonl, curves.html. A run that was interrupted goes on.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// The model to begin with; not for a recipe that makes a new one.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Learn the recipe's data in the manner of this stage.
+    #[arg(long, value_enum)]
+    stage: Option<StageArgument>,
+    /// LLaVA's JSON in place of the recipe's data, with the folder of its pictures behind an equals sign if that is
+    /// not the file's own. May be given several times.
+    #[arg(long, value_name = "FILE[=IMAGES]")]
+    data: Vec<String>,
+    /// Change a value of the recipe, as in --set train.batch=4. May be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    changes: Vec<String>,
+    /// What computes.
+    #[arg(long, value_enum, default_value_t)]
+    device: DeviceKind,
+    /// Threads; one for each core if not given.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Tell how much memory the run takes, and stop.
+    #[arg(long)]
+    estimate: bool,
+    /// Start even when memory seems too small.
+    #[arg(long)]
+    force: bool,
+    /// A record of every step to stdout, as JSON Lines.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum StageArgument {
+    /// Captions, the projector alone.
+    #[value(name = "1")]
+    One,
+    /// All parts at a higher resolution.
+    #[value(name = "1.5")]
+    OneAndHalf,
+    /// All parts, instructions.
+    #[value(name = "2")]
+    Two,
+}
+
+impl From<StageArgument> for Stage {
+    fn from(stage: StageArgument) -> Self {
+        match stage {
+            StageArgument::One => Self::One,
+            StageArgument::OneAndHalf => Self::OneAndHalf,
+            StageArgument::Two => Self::Two,
+        }
+    }
+}
+
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let recipe = recipe(arguments)?;
+    if let Some(threads) = arguments.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .context("cannot start threads")?;
+    }
+    let device = arguments.device.open()?.autodiff();
+    let from = begin(arguments, &recipe)?;
+    let tokenizer = Qwen2Tokenizer::from_dir(&from)?;
+    let checkpoint = Checkpoint::open(&from, None)?.config;
+    let stride = checkpoint.vision.stride;
+    let template = if checkpoint.family == Family::Native { Template::Native } else { Template::Apple };
+    check_resolutions(&recipe.train, stride)?;
+    let source = |data: &Data| examples(data, recipe.stage, &tokenizer, template, stride);
+    let (examples, bad) = source(&recipe.data)?;
+    let held_back = recipe.held_back.as_ref().map(source).transpose()?.map(|(examples, _)| examples);
+    tell_bad(&bad);
+    estimate(&from, &recipe.train, &*examples, arguments)?;
+    if arguments.estimate {
+        return Ok(());
+    }
+
+    let (network, _, naming) = FastVlm::open(&from, &device)?;
+    let run = Run::open(&arguments.out, &from, &recipe)?;
+    let earlier = run.read_records()?;
+    let sources = vlm::Sources { examples: &*examples, held_back: held_back.as_deref() };
+    watched(&arguments.out, earlier, arguments.json, |progress, tell| {
+        vlm::train(network, &device, &naming, &sources, &recipe.train, &run, progress, tell).map(drop)
+    })
+}
+
+/// The recipe with what the arguments change.
+fn recipe(arguments: &Arguments) -> anyhow::Result<VlmRecipe> {
+    let mut recipe = VlmRecipe::read(&arguments.config, &arguments.changes)?;
+    if let Some(stage) = arguments.stage {
+        recipe.stage = stage.into();
+    }
+    if !arguments.data.is_empty() {
+        let file = |argument: &String| {
+            let (file, images) =
+                argument.split_once('=').map_or((&argument[..], None), |(f, i)| (f, Some(i)));
+            LlavaFile { file: file.into(), images: images.map(PathBuf::from) }
+        };
+        let llava = arguments.data.iter().map(file).collect();
+        recipe.data = Data { drawn: None, llava, ..recipe.data };
+    }
+    Ok(recipe)
+}
+
+/// The checkpoint to begin with; a new one is written first.
+fn begin(arguments: &Arguments, recipe: &VlmRecipe) -> anyhow::Result<PathBuf> {
+    match (&arguments.model, &recipe.new) {
+        (Some(_), Some(_)) => {
+            bail!("the recipe makes a new model: leave --model out, or [new] in the recipe")
+        }
+        (Some(model), None) => Ok(Run::last_of(model).unwrap_or_else(|| model.clone())),
+        (None, Some(new)) => {
+            let dir = arguments.out.join("begin");
+            if !dir.join("model.safetensors").is_file() {
+                let drawn =
+                    recipe.data.drawn.context("a new model learns its vocabulary from [data.drawn]")?;
+                let texts = texts(drawn.seed, VOCABULARY_SCENES);
+                new.write(&dir, texts.iter().map(String::as_str))?;
+            }
+            Ok(dir)
+        }
+        (None, None) => bail!("give the model to begin with: --model DIR"),
+    }
+}
+
+fn check_resolutions(config: &vlm::VlmConfig, stride: usize) -> anyhow::Result<()> {
+    let smaller = config.smaller_first.iter().map(|smaller| smaller.resolution);
+    match smaller.chain([config.resolution]).find(|&side| side == 0 || side % stride != 0) {
+        Some(side) => bail!("a resolution of {side}: this tower takes multiples of {stride}"),
+        None => Ok(()),
+    }
+}
+
+/// What to learn from, and what of it cannot be learned from.
+fn examples<'a>(
+    data: &Data,
+    stage: Stage,
+    tokenizer: &'a Qwen2Tokenizer,
+    template: Template,
+    stride: usize,
+) -> anyhow::Result<(Box<dyn vlm::Examples + 'a>, Vec<String>)> {
+    if let Some(drawn) = data.drawn.filter(|_| data.llava.is_empty()) {
+        let captions_only = stage == Stage::One;
+        return Ok((Box::new(DrawnScenes::new(drawn, tokenizer, template, captions_only)), Vec::new()));
+    }
+    if data.drawn.is_some() || data.llava.is_empty() {
+        bail!("give either [data.drawn] or [[data.llava]] in the recipe, or --data FILE");
+    }
+    let source = |llava: &LlavaFile| Source { file: llava.file.clone(), images: llava.images() };
+    let mut corpus = Corpus::read(&data.llava.iter().map(source).collect::<Vec<_>>())?;
+    let bad = std::mem::take(&mut corpus.bad).iter().map(ToString::to_string).collect();
+    let style = if stage == Stage::One { Style::Caption } else { Style::Chat(template) };
+    Ok((Box::new(Conversations::new(corpus, tokenizer, style, stride, data.longest)), bad))
+}
+
+fn tell_bad(bad: &[String]) {
+    bad.iter().take(TOLD).for_each(|reason| eprintln!("left out: {reason}"));
+    if bad.len() > TOLD {
+        eprintln!("and {} more; {} left out in all", bad.len() - TOLD, bad.len());
+    }
+}
+
+/// Say how much memory the run takes, and refuse one that does not fit.
+fn estimate(
+    from: &Path,
+    config: &vlm::VlmConfig,
+    examples: &dyn vlm::Examples,
+    arguments: &Arguments,
+) -> anyhow::Result<()> {
+    let raw = RawCheckpoint::open_fastvlm(from)?;
+    let sizes = Checkpoint::open(from, None)?.config;
+    let samples = (0..examples.lengths().len().min(MEASURED))
+        .filter_map(|i| examples.example(i, config.resolution).ok());
+    let text = samples.map(|example| example.tokens.len()).max().unwrap_or(0);
+    let estimate = Estimate::new(&FastVitConfig::of(&raw)?, &Qwen2Config::of(&sizes, &raw)?, config, text);
+    let gb = |bytes: u64| bytes as f64 / 1e9;
+    eprintln!(
+        "memory: about {:.2} GB ({:.2} weights, {:.2} gradients and optimizer, {:.2} activations)",
+        gb(estimate.total()),
+        gb(estimate.weights),
+        gb(estimate.optimizer),
+        gb(estimate.activations)
+    );
+    if arguments.json && arguments.estimate {
+        println!("{}", serde_json::json!({"estimated_bytes": estimate.total()}));
+    }
+    let Some(available) = available_bytes().filter(|_| arguments.device == DeviceKind::Cpu) else {
+        return Ok(());
+    };
+    if estimate.total() > available && !arguments.force {
+        bail!(
+            "{:.2} GB are free: make train.batch smaller and train.accumulate larger, lower train.resolution, set \
+             train.checkpoint_activations or [train.lora]; --force starts all the same",
+            gb(available)
+        );
+    }
+    Ok(())
+}
+
+/// Memory that a new program can have, where the system tells.
+fn available_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
