@@ -1,5 +1,6 @@
 //! The command line: names and flags that scripts rely on.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -131,6 +132,13 @@ pub enum Command {
     },
     /// Draw scenes with captions, questions and right answers, to train on or to measure with
     SynthData(SynthDataArgs),
+    /// Train and fine-tune models; `ocelli train --help` says more
+    #[command(disable_help_flag = true)]
+    Train {
+        /// Arguments of `ocelli-train`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Quantize the language model of a FastVLM, compare it with the original, and write it if it is close
     Quantize(QuantizeArgs),
     /// Get a model from the hub, or finish a pull that was stopped; the only command that uses the network

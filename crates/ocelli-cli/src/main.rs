@@ -28,6 +28,7 @@ mod pull;
 mod quantize;
 mod report;
 mod synth_data;
+mod train;
 mod whole;
 
 use std::process::ExitCode;
@@ -77,6 +78,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         }
         Command::Synth { arch, dir, seed, force, json } => model::synth(arch, &dir, seed, force, json),
         Command::SynthData(args) => synth_data::synth_data(&args),
+        Command::Train { arguments } => train::train(&arguments),
         Command::Quantize(args) => quantize::quantize(&args),
         Command::Pull { model, endpoint, json } => pull::pull(&model, endpoint.as_deref(), json),
         Command::List { json } => kept::list(json),
