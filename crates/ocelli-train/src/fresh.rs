@@ -88,20 +88,26 @@ impl FreshVlm {
                 self.blocks.len()
             ));
         }
-        if let Some(pair) = self.widths.windows(2).find(|pair| pair[0] == 0 || pair[1] % pair[0] != 0) {
+        if let Some(pair) =
+            self.widths.windows(2).find(|pair| pair[0] == 0 || !pair[1].is_multiple_of(pair[0]))
+        {
             return wrong(format!(
                 "a stage has a multiple of the channels of the one before: {} after {}",
                 pair[1], pair[0]
             ));
         }
-        if self.widths[3..].iter().any(|width| width % 32 != 0) || self.blocks.contains(&0) {
+        if self.widths[3..].iter().any(|width| !width.is_multiple_of(32)) || self.blocks.contains(&0) {
             return wrong("the last two stages have heads of 32 channels, and every stage a block".into());
         }
-        if self.resolution == 0 || self.resolution % stride != 0 {
+        if self.resolution == 0 || !self.resolution.is_multiple_of(stride) {
             return wrong(format!("pictures of {} pixels: give a multiple of {stride}", self.resolution));
         }
         let Self { hidden_size, heads, kv_heads, .. } = *self;
-        if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 || hidden_size % (2 * heads) != 0 {
+        if heads == 0
+            || kv_heads == 0
+            || !heads.is_multiple_of(kv_heads)
+            || !hidden_size.is_multiple_of(2 * heads)
+        {
             return wrong(format!(
                 "{hidden_size} channels do not make {heads} heads with {kv_heads} of keys and values"
             ));

@@ -113,7 +113,7 @@ fn config(steps: u64, loss: clip::ClipLoss) -> clip::ClipFit {
         accumulate: 1,
         resolution: SIZE,
         learning_rate: 3e-3,
-        schedule: Schedule { steps, warmup_steps: 3, floor: 0.05 },
+        schedule: Schedule { steps, warmup_steps: 3, floor: 0.05, ..Schedule::default() },
         optimizer: clip::ClipOptimizer::default(),
         loss,
         seed: 3,

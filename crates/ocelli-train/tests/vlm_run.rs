@@ -147,9 +147,9 @@ fn adapters_leave_the_model_and_merge_into_it() {
     let [model, whole, halves, merged] =
         ["model", "whole", "halves", "merged"].map(|name| dir.path().join(name));
     new_model(&model);
-    let lora = Some(LoraConfig { rank: 4, alpha: 8.0, targets: vec!["q_proj".into(), "down_proj".into()] });
+    let lora = LoraConfig { rank: 4, alpha: 8.0, targets: vec!["q_proj".into(), "down_proj".into()] };
     let learning_rates = LearningRates { vision: 0.0, projector: 1e-3, language: 1e-2 };
-    let config = VlmConfig { lora: lora.clone(), learning_rates, ..config(6) };
+    let config = VlmConfig { lora: Some(lora.clone()), learning_rates, ..config(6) };
     let expected = run(&whole, &model, &config, 12, None);
     let mut found = run(&halves, &model, &config, 12, Some(2));
     found.extend(run(&halves, &model, &config, 12, None));
@@ -162,7 +162,7 @@ fn adapters_leave_the_model_and_merge_into_it() {
     assert_eq!(tensors.tensor(name).expect("PEFT's name").shape(), [4, 32]);
     assert_eq!(tensors.len(), 2 * 2 * 2);
     assert!(!adapter.join("model.safetensors").exists());
-    assert_eq!(lora::read_config(&adapter).expect("a config"), lora.expect("set above"));
+    assert_eq!(lora::read_config(&adapter).expect("a config"), lora);
 
     lora::write_merged(&model, &adapter, &merged).expect("merged");
     let [before, after] = [weights(&model), weights(&merged)];

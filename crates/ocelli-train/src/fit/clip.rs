@@ -240,7 +240,7 @@ pub fn train(
             };
             records.add(&record)?;
             let stop = progress(&record).is_break();
-            if stop || step == last || step % config.save_every.max(1) == 0 {
+            if stop || step == last || step.is_multiple_of(config.save_every.max(1)) {
                 run.save(step, &mut student, naming, &optimizer, None)?;
             }
             if stop {

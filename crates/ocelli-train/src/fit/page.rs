@@ -118,7 +118,7 @@ mod tests {
             step,
             steps: 1000,
             loss: 4.0 / step as f32,
-            held_back_loss: (step % 100 == 0).then_some(0.5),
+            held_back_loss: step.is_multiple_of(100).then_some(0.5),
             rate: 1.0,
             gradient_norm: 2.0,
             samples: 8,

@@ -204,7 +204,8 @@ pub fn train(
             if !loss.0.is_finite() {
                 return Err(TrainError::Diverged { step, loss: loss.0 });
             }
-            let due = config.evaluate_every > 0 && (step % config.evaluate_every == 0 || step == last);
+            let due =
+                config.evaluate_every > 0 && (step.is_multiple_of(config.evaluate_every) || step == last);
             let held_back = sources.held_back.filter(|_| due);
             let record = Record {
                 held_back_loss: held_back.and_then(|held_back| evaluate(&network, held_back, config, device)),
@@ -220,7 +221,7 @@ pub fn train(
             };
             records.add(&record)?;
             let stop = progress(&record).is_break();
-            if stop || step == last || step % config.save_every.max(1) == 0 {
+            if stop || step == last || step.is_multiple_of(config.save_every.max(1)) {
                 run.save(step, &mut network, naming, &optimizer, config.lora.as_ref())?;
                 saved = step;
             }
@@ -530,7 +531,7 @@ mod tests {
         struct Many;
         impl Examples for Many {
             fn lengths(&self) -> Vec<Length> {
-                (0..23).map(|i| Length { tokens: i, pictured: i % 2 == 0 }).collect()
+                (0..23).map(|i| Length { tokens: i, pictured: i.is_multiple_of(2) }).collect()
             }
             fn example(&self, _: usize, _: usize) -> Result<Example, String> {
                 Err("none".into())

@@ -160,7 +160,7 @@ fn begin(arguments: &Arguments, recipe: &VlmRecipe) -> anyhow::Result<PathBuf> {
 
 fn check_resolutions(config: &vlm::VlmConfig, stride: usize) -> anyhow::Result<()> {
     let smaller = config.smaller_first.iter().map(|smaller| smaller.resolution);
-    match smaller.chain([config.resolution]).find(|&side| side == 0 || side % stride != 0) {
+    match smaller.chain([config.resolution]).find(|&side| side == 0 || !side.is_multiple_of(stride)) {
         Some(side) => bail!("a resolution of {side}: this tower takes multiples of {stride}"),
         None => Ok(()),
     }
