@@ -16,22 +16,19 @@ fn run(program: &Path, arguments: &[&str]) -> Output {
     Command::new(program).args(arguments).env("PATH", "").output().expect("runs")
 }
 
+/// One test: a program that is being written cannot be run while another thread starts one.
 #[test]
-fn arguments_and_exit_status_go_through() {
+fn it_runs_the_program_beside_it_or_says_how_to_get_it() {
     let dir = tempfile::tempdir().expect("a folder");
     let (program, train) = (alone(dir.path()), dir.path().join("ocelli-train"));
+    let output = run(&program, &["train", "vlm"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("cargo build --release -p ocelli-train"), "{said}");
+
     std::fs::write(&train, "#!/bin/sh\necho \"got: $*\"\nexit 2\n").expect("written");
     std::fs::set_permissions(&train, std::fs::Permissions::from_mode(0o755)).expect("made executable");
     let output = run(&program, &["train", "vlm", "--config", "a b.toml", "--help"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "got: vlm --config a b.toml --help\n");
     assert_eq!(output.status.code(), Some(2));
-}
-
-#[test]
-fn without_the_program_it_says_how_to_get_it() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let output = run(&alone(dir.path()), &["train", "vlm"]);
-    assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("cargo build --release -p ocelli-train"), "{said}");
 }
