@@ -2,8 +2,6 @@
 //! data.
 
 use std::ops::ControlFlow;
-use std::sync::mpsc::sync_channel;
-use std::time::Instant;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -14,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::adamw::{AdamW, AdamWConfig, Part};
 use super::run::{Run, optimizer_state};
+use super::steps::{Learner, Samples, Steps};
 use super::{Record, Schedule};
 use crate::TrainError;
 use crate::clip_data::{Pair, Pairs};
@@ -22,8 +21,6 @@ use crate::nets::MobileClip;
 use crate::random::Random;
 use crate::tensors::{Exchange, Form, Named, Parameter};
 
-/// Batches that are made ahead.
-const AHEAD: usize = 2;
 /// The logarithm of the most that similarities are multiplied with, as in CLIP.
 const MOST_LOG_SCALE: f32 = 4.605_170_2;
 
@@ -180,77 +177,45 @@ pub fn train(
     let mut optimizer = AdamW::new(config.optimizer.into());
     let mut student = Student::new(network, &config.loss, device);
     let sizes = Sizes::of(&mut student, naming)?;
-    let mut step = 0;
+    let mut taken = 0;
     if let Some((last, dir)) = run.last() {
         let checkpoint = RawCheckpoint::open_clip(&dir.join("model.safetensors"))?;
         crate::checkpoint::load(&mut student, &checkpoint)?;
         optimizer.restore(optimizer_state(&dir)?, last);
-        step = last;
+        taken = last;
     }
-    let mut records = run.records(step)?;
-    let order = Order::new(pairs.count(), config)?;
-    let begin = Instant::now();
-    let mut bad_samples = 0;
-    std::thread::scope(|scope| {
-        let (send, made) = sync_channel::<Vec<Batch>>(AHEAD);
-        let schedule = config.schedule.in_steps(order.steps_per_epoch());
-        let (first, last) = (step, schedule.steps);
-        scope.spawn(move || {
-            let mut order = order;
-            for step in first..last {
-                let batches =
-                    order.step(step).into_iter().map(|drawn| Batch::make(pairs, &drawn, config, sizes));
-                if send.send(batches.collect()).is_err() {
-                    return;
-                }
-            }
-        });
-        while step < last {
-            let started = Instant::now();
-            let batches = made.recv().expect("the loader makes a step's batches for every step");
-            for reason in batches.iter().flat_map(|batch| &batch.bad) {
-                bad_samples += 1;
-                tell(reason);
-            }
-            let batches: Vec<_> = batches.into_iter().filter(|batch| batch.pairs > 0).collect();
-            if batches.is_empty() {
-                return Err(TrainError::NoExamples {
-                    reason: format!("every sample of step {} is bad", step + 1),
-                });
-            }
-            let rate = schedule.at(step);
-            let (loss, gradient_norm) =
-                learn(&mut student, &mut optimizer, naming, &batches, config, rate, device)?;
-            step += 1;
-            if !loss.is_finite() {
-                return Err(TrainError::Diverged { step, loss });
-            }
-            let samples = batches.iter().map(|batch| batch.pairs).sum();
-            let record = Record {
-                step,
-                steps: last,
-                loss,
-                held_back_loss: None,
-                rate,
-                gradient_norm,
-                samples,
-                bad_samples,
-                samples_per_s: samples as f64 / started.elapsed().as_secs_f64(),
-                seconds: begin.elapsed().as_secs_f64(),
-            };
-            records.add(&record)?;
-            let stop = progress(&record).is_break();
-            if stop || step == last || step.is_multiple_of(config.save_every.max(1)) {
-                run.save(step, &mut student, naming, &optimizer, None)?;
-            }
-            if stop {
-                break;
-            }
-        }
-        drop(made);
-        Ok(())
-    })?;
-    Ok(student.clip)
+    let mut order = Order::new(pairs.count(), config)?;
+    let schedule = config.schedule.in_steps(order.steps_per_epoch());
+    let mut learner = Learning { student, optimizer, device, naming, config, run };
+    let save_every = config.save_every;
+    let make =
+        |step| order.step(step).into_iter().map(|drawn| Batch::make(pairs, &drawn, config, sizes)).collect();
+    Steps { taken, schedule, save_every, run, progress, tell }.take(make, &mut learner)?;
+    Ok(learner.student.clip)
+}
+
+/// A network while it learns.
+struct Learning<'a> {
+    student: Student,
+    optimizer: AdamW,
+    device: &'a Device,
+    naming: &'a Naming,
+    config: &'a ClipFit,
+    run: &'a Run,
+}
+
+impl Learner<Batch> for Learning<'_> {
+    fn learn(&mut self, batches: &[Batch], rate: f64) -> Result<(f32, f64), TrainError> {
+        learn(&mut self.student, &mut self.optimizer, self.naming, batches, self.config, rate, self.device)
+    }
+
+    fn held_back_loss(&self, _: u64, _: bool) -> Option<f32> {
+        None
+    }
+
+    fn save(&mut self, step: u64) -> Result<(), TrainError> {
+        self.run.save(step, &mut self.student, self.naming, &self.optimizer, None).map(drop)
+    }
 }
 
 /// One step; mean loss of its batches, and norm of the gradients.
@@ -415,6 +380,16 @@ struct Batch {
     /// What teachers say about pictures, captions and synthetic captions.
     teachers: [Vec<f32>; 3],
     bad: Vec<String>,
+}
+
+impl Samples for Batch {
+    fn count(&self) -> usize {
+        self.pairs
+    }
+
+    fn bad(&self) -> &[String] {
+        &self.bad
+    }
 }
 
 impl Batch {

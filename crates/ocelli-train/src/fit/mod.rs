@@ -9,6 +9,7 @@ pub mod page;
 mod records;
 mod run;
 mod schedule;
+mod steps;
 pub mod vlm;
 
 pub use adamw::{AdamW, AdamWConfig};

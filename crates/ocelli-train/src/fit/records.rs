@@ -38,6 +38,7 @@ pub struct Record {
 pub struct Records {
     file: File,
     path: PathBuf,
+    bad_samples: usize,
 }
 
 impl Records {
@@ -68,7 +69,13 @@ impl Records {
         let text: String = kept.iter().map(line).collect();
         std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, path)).map_err(write)?;
         let file = OpenOptions::new().append(true).open(path).map_err(write)?;
-        Ok(Self { file, path: path.to_owned() })
+        let bad_samples = kept.last().map_or(0, |record| record.bad_samples);
+        Ok(Self { file, path: path.to_owned(), bad_samples })
+    }
+
+    /// Those of the steps that had been taken when the file was opened.
+    pub fn bad_samples(&self) -> usize {
+        self.bad_samples
     }
 
     /// Add a record.

@@ -1,8 +1,6 @@
 //! Training of a FastVLM: batches of conversations about pictures, the loss over what the assistant says.
 
 use std::ops::ControlFlow;
-use std::sync::mpsc::sync_channel;
-use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -13,15 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use super::adamw::{AdamW, AdamWConfig, Part};
 use super::run::{Run, optimizer_state};
+use super::steps::{Learner, Samples, Steps};
 use super::{Record, Schedule};
 use crate::TrainError;
 use crate::layers::Sight;
 use crate::lora::{self, LoraConfig};
 use crate::nets::{FastVlm, Visual};
 use crate::vlm_data::batches::{Length, epoch};
-
-/// Batches that are made ahead.
-const AHEAD: usize = 2;
 
 /// What a model learns from.
 pub trait Examples: Sync {
@@ -151,7 +147,7 @@ pub fn train(
     tell: &(dyn Fn(&str) + Sync),
 ) -> Result<FastVlm, TrainError> {
     let mut optimizer = AdamW::new(config.optimizer);
-    let mut step = 0;
+    let mut taken = 0;
     network = freeze(network, config.learning_rates);
     if let Some(lora) = &config.lora {
         network = lora::attach(network, lora, config.seed, device)?;
@@ -162,78 +158,49 @@ pub fn train(
             None => drop(crate::checkpoint::load(&mut network, &RawCheckpoint::open_fastvlm(&dir)?)?),
         }
         optimizer.restore(optimizer_state(&dir)?, last);
-        step = last;
+        taken = last;
     }
-    let mut records = run.records(step)?;
     let examples = sources.examples;
-    let order = Order::new(examples, config)?;
+    let mut order = Order::new(examples, config)?;
     let schedule = config.schedule.in_steps(order.steps_per_epoch);
-    let begin = Instant::now();
-    let mut bad_samples = 0;
-    std::thread::scope(|scope| {
-        let (send, made) = sync_channel::<Vec<Batch>>(AHEAD);
-        let (first, last) = (step, schedule.steps);
-        scope.spawn(move || {
-            let mut order = order;
-            for step in first..last {
-                let (indices, resolution) = (order.step(step), config.resolution_at(step));
-                let batches = indices.iter().map(|indices| Batch::make(examples, indices, resolution));
-                if send.send(batches.collect()).is_err() {
-                    return;
-                }
-            }
-        });
-        let mut saved = step;
-        while step < last {
-            let started = Instant::now();
-            let batches = made.recv().expect("the loader makes a step's batches for every step");
-            for reason in batches.iter().flat_map(|batch| &batch.bad) {
-                bad_samples += 1;
-                tell(reason);
-            }
-            let batches: Vec<_> = batches.into_iter().filter(|batch| batch.elements > 0).collect();
-            if batches.is_empty() {
-                return Err(TrainError::NoExamples {
-                    reason: format!("every sample of step {} is bad", step + 1),
-                });
-            }
-            let samples = batches.iter().map(|batch| batch.elements).sum();
-            let rate = schedule.at(step);
-            let loss = learn(&mut network, &mut optimizer, naming, &batches, config, rate, device)?;
-            step += 1;
-            if !loss.0.is_finite() {
-                return Err(TrainError::Diverged { step, loss: loss.0 });
-            }
-            let due =
-                config.evaluate_every > 0 && (step.is_multiple_of(config.evaluate_every) || step == last);
-            let held_back = sources.held_back.filter(|_| due);
-            let record = Record {
-                held_back_loss: held_back.and_then(|held_back| evaluate(&network, held_back, config, device)),
-                step,
-                steps: last,
-                loss: loss.0,
-                rate,
-                gradient_norm: loss.1,
-                samples,
-                bad_samples,
-                samples_per_s: samples as f64 / started.elapsed().as_secs_f64(),
-                seconds: begin.elapsed().as_secs_f64(),
-            };
-            records.add(&record)?;
-            let stop = progress(&record).is_break();
-            if stop || step == last || step.is_multiple_of(config.save_every.max(1)) {
-                run.save(step, &mut network, naming, &optimizer, config.lora.as_ref())?;
-                saved = step;
-            }
-            if stop {
-                break;
-            }
-        }
-        debug_assert!(saved == step, "the last step is saved");
-        drop(made);
-        Ok(())
-    })?;
-    Ok(network)
+    let mut learner =
+        Learning { network, optimizer, device, naming, held_back: sources.held_back, config, run };
+    let save_every = config.save_every;
+    let make = |step| {
+        let (indices, resolution) = (order.step(step), config.resolution_at(step));
+        indices.iter().map(|indices| Batch::make(examples, indices, resolution)).collect()
+    };
+    Steps { taken, schedule, save_every, run, progress, tell }.take(make, &mut learner)?;
+    Ok(learner.network)
+}
+
+/// A network while it learns.
+struct Learning<'a> {
+    network: FastVlm,
+    optimizer: AdamW,
+    device: &'a Device,
+    naming: &'a Naming,
+    held_back: Option<&'a dyn Examples>,
+    config: &'a VlmConfig,
+    run: &'a Run,
+}
+
+impl Learner<Batch> for Learning<'_> {
+    fn learn(&mut self, batches: &[Batch], rate: f64) -> Result<(f32, f64), TrainError> {
+        learn(&mut self.network, &mut self.optimizer, self.naming, batches, self.config, rate, self.device)
+    }
+
+    fn held_back_loss(&self, step: u64, is_last: bool) -> Option<f32> {
+        let every = self.config.evaluate_every;
+        let due = every > 0 && (step.is_multiple_of(every) || is_last);
+        let held_back = self.held_back.filter(|_| due)?;
+        evaluate(&self.network, held_back, self.config, self.device)
+    }
+
+    fn save(&mut self, step: u64) -> Result<(), TrainError> {
+        let lora = self.config.lora.as_ref();
+        self.run.save(step, &mut self.network, self.naming, &self.optimizer, lora).map(drop)
+    }
 }
 
 /// Mean loss over samples that nothing is learned from, as the engine would compute it: by running statistics.
@@ -351,6 +318,16 @@ struct Batch {
     elements: usize,
     resolution: usize,
     bad: Vec<String>,
+}
+
+impl Samples for Batch {
+    fn count(&self) -> usize {
+        self.elements
+    }
+
+    fn bad(&self) -> &[String] {
+        &self.bad
+    }
 }
 
 /// What the language model takes.
