@@ -8,8 +8,8 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use ocelli_weights::names::{Row, Style, fastvit};
-use ocelli_weights::{Naming, RawCheckpoint};
+use ocelli_weights::names::{Row, fastvit};
+use ocelli_weights::{Naming, RawCheckpoint, header_json};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::TrainError;
@@ -82,12 +82,8 @@ struct Reader<'a> {
 }
 
 impl Exchange for Reader<'_> {
-    fn style(&self) -> Style {
-        self.checkpoint.naming.style()
-    }
-
-    fn module(&self, ours: &str) -> Result<(String, &'static Row), TrainError> {
-        module(&self.checkpoint.naming, ours)
+    fn naming(&self) -> &Naming {
+        &self.checkpoint.naming
     }
 
     fn tensor(&mut self, name: &str, form: Form, parameter: &mut dyn Parameter) -> Result<(), TrainError> {
@@ -113,12 +109,8 @@ struct Writer<'a> {
 }
 
 impl Exchange for Writer<'_> {
-    fn style(&self) -> Style {
-        self.naming.style()
-    }
-
-    fn module(&self, ours: &str) -> Result<(String, &'static Row), TrainError> {
-        module(self.naming, ours)
+    fn naming(&self) -> &Naming {
+        self.naming
     }
 
     fn tensor(&mut self, name: &str, form: Form, parameter: &mut dyn Parameter) -> Result<(), TrainError> {
@@ -130,17 +122,11 @@ impl Exchange for Writer<'_> {
 }
 
 /// The format is described at <https://github.com/huggingface/safetensors>.
-fn write_file(path: &Path, tensors: &Tensors) -> std::io::Result<()> {
-    let mut at = 0;
-    let entries = tensors.iter().map(|(name, (shape, values))| {
-        let begin = at;
-        at += 4 * values.len();
-        format!("\"{name}\":{{\"dtype\":\"F32\",\"shape\":{shape:?},\"data_offsets\":[{begin},{at}]}}")
-    });
-    let mut header =
-        format!("{{\"__metadata__\":{{\"format\":\"pt\"}},{}}}", entries.collect::<Vec<_>>().join(","));
-    // Spaces up to a multiple of 8, so that the data is aligned.
-    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+fn write_file<'a>(path: &Path, tensors: &'a Tensors) -> std::io::Result<()> {
+    let entry = |(name, (shape, values)): (&'a String, &'a (Vec<usize>, Vec<f32>))| {
+        (&name[..], "F32", &shape[..], 4 * values.len() as u64)
+    };
+    let header = header_json(tensors.iter().map(entry));
     let mut file = BufWriter::new(File::create(path)?);
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(header.as_bytes())?;

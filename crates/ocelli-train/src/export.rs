@@ -8,8 +8,8 @@ use std::path::Path;
 use burn::tensor::Device;
 use half::bf16;
 use ocelli_plan::WeightSource;
-use ocelli_weights::names::{Row, Style};
-use ocelli_weights::{Checkpoint, ClipCheckpoint, RawCheckpoint};
+use ocelli_weights::names::Row;
+use ocelli_weights::{Checkpoint, ClipCheckpoint, Naming, RawCheckpoint, header_json};
 
 use crate::checkpoint::{Tensors, module};
 use crate::nets::{FastVitConfig, FastVlm, MobileClip, Qwen2Config};
@@ -72,8 +72,8 @@ struct Collect<'a> {
 }
 
 impl Exchange for Collect<'_> {
-    fn style(&self) -> Style {
-        self.raw.naming.style()
+    fn naming(&self) -> &Naming {
+        &self.raw.naming
     }
 
     fn module(&self, ours: &str) -> Result<(String, &'static Row), TrainError> {
@@ -103,8 +103,8 @@ impl Exchange for Collect<'_> {
 /// A safetensors file: tensors of more than one dimension in bf16, vectors (norms, biases, scales, which are small) in
 /// f32.
 fn bytes_of(tensors: &Tensors) -> Vec<u8> {
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-    header.insert("__metadata__".into(), serde_json::json!({"format": "pt"}));
+    let mut data = Vec::new();
+    let mut entries = Vec::new();
     for (name, (shape, values)) in tensors {
         let begin = data.len();
         let narrow = shape.iter().filter(|&&dim| dim > 1).count() > 1;
@@ -113,11 +113,8 @@ fn bytes_of(tensors: &Tensors) -> Vec<u8> {
             false => values.iter().for_each(|v| data.extend(v.to_le_bytes())),
         }
         let dtype = if narrow { "BF16" } else { "F32" };
-        let entry = serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [begin, data.len()]});
-        header.insert(name.clone(), entry);
+        entries.push((&name[..], dtype, &shape[..], (data.len() - begin) as u64));
     }
-    let mut header = serde_json::Value::Object(header).to_string();
-    // Spaces up to a multiple of 8, so that the data is aligned.
-    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+    let header = header_json(entries.into_iter());
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()
 }

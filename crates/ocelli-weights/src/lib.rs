@@ -39,7 +39,7 @@ pub use fnv::Fnv;
 pub use pt::{PtError, parse_pt};
 pub use quantize::{QuantPolicy, QuantizeError, quantized, write_quantized};
 pub use report::{LoadReport, Misshapen};
-pub use safetensors_file::{Dtype, Header, HeaderError, TensorInfo, parse_header};
+pub use safetensors_file::{Dtype, Header, HeaderError, TensorInfo, header_json, parse_header};
 pub use synth::{Group as SynthGroup, SynthArch, SynthDtype, SynthError, SynthTensor, synth};
 pub use training::{FastVitForm, Naming, RawCheckpoint};
 pub use weights::{StoredDtype, StoredTensor, Weights};

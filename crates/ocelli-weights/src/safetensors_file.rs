@@ -31,7 +31,7 @@ const ZIP: &[u8] = b"PK\x03\x04";
 
 /// The header of a file with these tensors (name, type, shape, bytes) in this order, padded with spaces
 /// so that the data is aligned.
-pub(crate) fn header_json<'a>(tensors: impl Iterator<Item = (&'a str, &'a str, &'a [usize], u64)>) -> String {
+pub fn header_json<'a>(tensors: impl Iterator<Item = (&'a str, &'a str, &'a [usize], u64)>) -> String {
     let mut map = serde_json::Map::new();
     map.insert("__metadata__".to_owned(), serde_json::json!({ "format": "pt" }));
     let mut begin = 0;
