@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use ocelli_weights::names::{Row, Style};
 use ocelli_weights::{Family, Naming};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -183,12 +182,8 @@ pub(crate) struct LayerScales<'a> {
 }
 
 impl Exchange for LayerScales<'_> {
-    fn style(&self) -> Style {
-        self.naming.style()
-    }
-
-    fn module(&self, ours: &str) -> Result<(String, &'static Row), TrainError> {
-        checkpoint::module(self.naming, ours)
+    fn naming(&self) -> &Naming {
+        self.naming
     }
 
     fn tensor(&mut self, _: &str, form: Form, parameter: &mut dyn Parameter) -> Result<(), TrainError> {

@@ -6,7 +6,6 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::Device;
 use ocelli_weights::Naming;
-use ocelli_weights::names::{Row, Style};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -194,12 +193,8 @@ struct Put<'a> {
 }
 
 impl Exchange for Put<'_> {
-    fn style(&self) -> Style {
-        self.naming.style()
-    }
-
-    fn module(&self, ours: &str) -> Result<(String, &'static Row), TrainError> {
-        checkpoint::module(self.naming, ours)
+    fn naming(&self) -> &Naming {
+        self.naming
     }
 
     fn tensor(&mut self, name: &str, form: Form, parameter: &mut dyn Parameter) -> Result<(), TrainError> {

@@ -2,9 +2,11 @@
 
 use burn::module::{Param, RunningState};
 use burn::tensor::{Gradients, Tensor, TensorData};
+use ocelli_weights::Naming;
 use ocelli_weights::names::{Row, Style};
 
 use crate::TrainError;
+use crate::checkpoint::module;
 
 /// How a checkpoint stores a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,14 +116,21 @@ impl Parameter for RunningState<Tensor<1>> {
 
 /// What is done with every tensor.
 pub trait Exchange {
+    /// The names of the checkpoint.
+    fn naming(&self) -> &Naming;
+
     /// The style of the checkpoint's names.
-    fn style(&self) -> Style;
+    fn style(&self) -> Style {
+        self.naming().style()
+    }
 
     /// The name of one of our modules in the checkpoint, and its row of the tables.
     ///
     /// # Errors
     /// When the family has no such module.
-    fn module(&self, ours: &str) -> Result<(String, &'static Row), TrainError>;
+    fn module(&self, ours: &str) -> Result<(String, &'static Row), TrainError> {
+        module(self.naming(), ours)
+    }
 
     /// A tensor by its name in the checkpoint.
     ///

@@ -13,7 +13,7 @@ use ocelli_train::nets::{
     ClipTextConfig, FastVitConfig, FastVlm, ImageTower, MobileClip, Qwen2Config, VitConfig,
 };
 use ocelli_train::{Exchange, Form, Named, Parameter, TrainError, burn, checkpoint};
-use ocelli_weights::names::{Row, Style};
+
 use ocelli_weights::{Checkpoint, ClipCheckpoint, Family, FastVitForm, Naming, RawCheckpoint};
 use support::{assert_close, made, values};
 
@@ -83,12 +83,8 @@ struct Randomize<'a> {
 }
 
 impl Exchange for Randomize<'_> {
-    fn style(&self) -> Style {
-        self.naming.style()
-    }
-
-    fn module(&self, ours: &str) -> Result<(String, &'static Row), TrainError> {
-        Ok(self.naming.module(ours).unwrap_or_else(|| panic!("a name for {ours}")))
+    fn naming(&self) -> &Naming {
+        self.naming
     }
 
     fn tensor(&mut self, name: &str, _: Form, parameter: &mut dyn Parameter) -> Result<(), TrainError> {

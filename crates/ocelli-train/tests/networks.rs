@@ -12,7 +12,6 @@ use ocelli_train::nets::{
     ClipHead, ClipText, ClipTextConfig, FastVit, FastVitConfig, Qwen2, Qwen2Config, Vit, VitConfig,
 };
 use ocelli_train::{Exchange, Form, Named, Parameter, TrainError, burn, checkpoint};
-use ocelli_weights::names::{Row, Style};
 use ocelli_weights::{Family, Naming, RawCheckpoint};
 use support::{assert_close, input, values};
 
@@ -30,13 +29,8 @@ struct Compare<'a> {
 }
 
 impl Exchange for Compare<'_> {
-    fn style(&self) -> Style {
-        self.naming.style()
-    }
-
-    fn module(&self, ours: &str) -> Result<(String, &'static Row), TrainError> {
-        let missing = || TrainError::NoName { family: "test", ours: ours.to_owned() };
-        self.naming.module(ours).ok_or_else(missing)
+    fn naming(&self) -> &Naming {
+        self.naming
     }
 
     fn tensor(&mut self, name: &str, _: Form, parameter: &mut dyn Parameter) -> Result<(), TrainError> {
@@ -155,12 +149,8 @@ struct FromFile<'a> {
 }
 
 impl Exchange for FromFile<'_> {
-    fn style(&self) -> Style {
-        self.naming.style()
-    }
-
-    fn module(&self, ours: &str) -> Result<(String, &'static Row), TrainError> {
-        Ok(self.naming.module(ours).expect("a name"))
+    fn naming(&self) -> &Naming {
+        self.naming
     }
 
     fn tensor(&mut self, name: &str, form: Form, parameter: &mut dyn Parameter) -> Result<(), TrainError> {

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Gradients;
 use ocelli_weights::Naming;
-use ocelli_weights::names::{Row, Style};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -155,12 +154,8 @@ struct Collect<'a> {
 }
 
 impl Exchange for Collect<'_> {
-    fn style(&self) -> Style {
-        self.naming.style()
-    }
-
-    fn module(&self, ours: &str) -> Result<(String, &'static Row), TrainError> {
-        crate::checkpoint::module(self.naming, ours)
+    fn naming(&self) -> &Naming {
+        self.naming
     }
 
     fn tensor(&mut self, name: &str, _: Form, parameter: &mut dyn Parameter) -> Result<(), TrainError> {
@@ -185,12 +180,8 @@ struct Update<'a> {
 }
 
 impl Exchange for Update<'_> {
-    fn style(&self) -> Style {
-        self.naming.style()
-    }
-
-    fn module(&self, ours: &str) -> Result<(String, &'static Row), TrainError> {
-        crate::checkpoint::module(self.naming, ours)
+    fn naming(&self) -> &Naming {
+        self.naming
     }
 
     fn tensor(&mut self, name: &str, _: Form, parameter: &mut dyn Parameter) -> Result<(), TrainError> {

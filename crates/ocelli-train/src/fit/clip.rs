@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use ocelli_weights::names::{Row, Style};
 use ocelli_weights::{Naming, RawCheckpoint};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -305,12 +304,8 @@ impl Sizes {
 }
 
 impl Exchange for FindSizes<'_> {
-    fn style(&self) -> Style {
-        self.naming.style()
-    }
-
-    fn module(&self, ours: &str) -> Result<(String, &'static Row), TrainError> {
-        crate::checkpoint::module(self.naming, ours)
+    fn naming(&self) -> &Naming {
+        self.naming
     }
 
     fn tensor(&mut self, name: &str, _: Form, parameter: &mut dyn Parameter) -> Result<(), TrainError> {
