@@ -21,7 +21,7 @@ use ocelli_train::recipe::{ClipData, ClipRecipe};
 use ocelli_train::reinforce::{Captioner, DataSet, ReinforceConfig, Teacher, reinforce};
 use ocelli_weights::{ClipCheckpoint, ClipConfig, Naming, RawCheckpoint};
 
-use crate::device::DeviceKind;
+use crate::arguments::RunArguments;
 use crate::watch::{stop_flag, watched};
 
 /// Scenes whose captions a new vocabulary is learned from.
@@ -33,38 +33,13 @@ pub struct Arguments {
     #[command(subcommand)]
     reinforce: Option<Sub>,
     #[command(flatten)]
-    train: Option<TrainArguments>,
+    train: Option<RunArguments>,
 }
 
 #[derive(Subcommand)]
 enum Sub {
     /// Write a reinforced data set: stored augmentations, teachers' embeddings, synthetic captions.
     Reinforce(ReinforceArguments),
-}
-
-#[derive(Args)]
-struct TrainArguments {
-    /// The recipe: what to learn from, and how (TOML).
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// The folder of the run: checkpoints, metrics.jsonl, curves.html. A run that was interrupted goes on.
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// The model to begin with; not for a recipe that makes a new one.
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
-    /// Change a value of the recipe, as in --set train.batch=64. May be given several times.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    changes: Vec<String>,
-    /// What computes.
-    #[arg(long, value_enum, default_value_t)]
-    device: DeviceKind,
-    /// Threads; one for each core if not given.
-    #[arg(long)]
-    threads: Option<usize>,
-    /// A record of every step to stdout, as JSON Lines.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Args)]
@@ -107,16 +82,19 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
 }
 
-fn learn(arguments: &TrainArguments) -> anyhow::Result<()> {
+fn learn(arguments: &RunArguments) -> anyhow::Result<()> {
     let recipe = ClipRecipe::read(&arguments.config, &arguments.changes)?;
-    if let Some(threads) = arguments.threads {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build_global()
-            .context("cannot start threads")?;
-    }
-    let device = arguments.device.open()?.autodiff();
-    let from = begin(arguments, &recipe)?;
+    let device = arguments.open_device()?;
+    let write = recipe.new.as_ref().map(|new| {
+        |dir: &Path| {
+            let ClipData::Drawn(DrawnConfig { seed, .. }) = recipe.data else {
+                bail!("a new model learns its vocabulary from [data.drawn]");
+            };
+            let texts = texts(seed, VOCABULARY_SCENES);
+            Ok(new.write(dir, texts.iter().map(String::as_str))?)
+        }
+    });
+    let from = arguments.begin("open_clip_model.safetensors", write)?;
     let config = ClipCheckpoint::open(&from)?.config;
     let pairs = pairs(&recipe.data, &recipe.train, &from, &config)?;
     let (network, naming) = network(&from, &config, &device)?;
@@ -125,28 +103,6 @@ fn learn(arguments: &TrainArguments) -> anyhow::Result<()> {
     watched(&arguments.out, earlier, arguments.json, |progress, tell| {
         train(network, &device, &naming, &*pairs, &recipe.train, &run, progress, tell).map(drop)
     })
-}
-
-/// The checkpoint to begin with; a new one is written first.
-fn begin(arguments: &TrainArguments, recipe: &ClipRecipe) -> anyhow::Result<PathBuf> {
-    match (&arguments.model, &recipe.new) {
-        (Some(_), Some(_)) => {
-            bail!("the recipe makes a new model: leave --model out, or [new] in the recipe")
-        }
-        (Some(model), None) => Ok(Run::last_of(model).unwrap_or_else(|| model.clone())),
-        (None, Some(new)) => {
-            let dir = arguments.out.join("begin");
-            if !dir.join("open_clip_model.safetensors").is_file() {
-                let ClipData::Drawn(DrawnConfig { seed, .. }) = recipe.data else {
-                    bail!("a new model learns its vocabulary from [data.drawn]");
-                };
-                let texts = texts(seed, VOCABULARY_SCENES);
-                new.write(&dir, texts.iter().map(String::as_str))?;
-            }
-            Ok(dir)
-        }
-        (None, None) => bail!("give the model to begin with: --model DIR"),
-    }
 }
 
 fn network(from: &Path, config: &ClipConfig, device: &Device) -> anyhow::Result<(MobileClip, Naming)> {

@@ -1,5 +1,6 @@
 //! `ocelli-train`, which `ocelli train` runs: training and fine-tuning on the command line.
 
+mod arguments;
 mod clip;
 mod device;
 mod view;

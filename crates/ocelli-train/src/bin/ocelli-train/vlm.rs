@@ -15,6 +15,7 @@ use ocelli_train::vlm_data::llava::{Corpus, Source};
 use ocelli_train::vlm_data::tokens::Style;
 use ocelli_weights::{Checkpoint, Family, RawCheckpoint};
 
+use crate::arguments::RunArguments;
 use crate::device::DeviceKind;
 use crate::watch::watched;
 
@@ -27,15 +28,8 @@ const TOLD: usize = 20;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// The recipe: what to learn from, and how (TOML; those of every stage and size are in recipes/).
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// The folder of the run: checkpoints, metrics.jsonl, curves.html. A run that was interrupted goes on.
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// The model to begin with; not for a recipe that makes a new one.
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    run: RunArguments,
     /// Learn the recipe's data in the manner of this stage.
     #[arg(long, value_enum)]
     stage: Option<StageArgument>,
@@ -43,24 +37,12 @@ pub struct Arguments {
     /// not the file's own. May be given several times.
     #[arg(long, value_name = "FILE[=IMAGES]")]
     data: Vec<String>,
-    /// Change a value of the recipe, as in --set train.batch=4. May be given several times.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    changes: Vec<String>,
-    /// What computes.
-    #[arg(long, value_enum, default_value_t)]
-    device: DeviceKind,
-    /// Threads; one for each core if not given.
-    #[arg(long)]
-    threads: Option<usize>,
     /// Tell how much memory the run takes, and stop.
     #[arg(long)]
     estimate: bool,
     /// Start even when memory seems too small.
     #[arg(long)]
     force: bool,
-    /// A record of every step to stdout, as JSON Lines.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -88,14 +70,15 @@ impl From<StageArgument> for Stage {
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let recipe = recipe(arguments)?;
-    if let Some(threads) = arguments.threads {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build_global()
-            .context("cannot start threads")?;
-    }
-    let device = arguments.device.open()?.autodiff();
-    let from = begin(arguments, &recipe)?;
+    let device = arguments.run.open_device()?;
+    let write = recipe.new.as_ref().map(|new| {
+        |dir: &Path| {
+            let drawn = recipe.data.drawn.context("a new model learns its vocabulary from [data.drawn]")?;
+            let texts = texts(drawn.seed, VOCABULARY_SCENES);
+            Ok(new.write(dir, texts.iter().map(String::as_str))?)
+        }
+    });
+    let from = arguments.run.begin("model.safetensors", write)?;
     let tokenizer = Qwen2Tokenizer::from_dir(&from)?;
     let checkpoint = Checkpoint::open(&from, None)?.config;
     let stride = checkpoint.vision.stride;
@@ -111,17 +94,17 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
 
     let (network, _, naming) = FastVlm::open(&from, &device)?;
-    let run = Run::open(&arguments.out, &from, &recipe)?;
+    let run = Run::open(&arguments.run.out, &from, &recipe)?;
     let earlier = run.read_records()?;
     let sources = vlm::Sources { examples: &*examples, held_back: held_back.as_deref() };
-    watched(&arguments.out, earlier, arguments.json, |progress, tell| {
+    watched(&arguments.run.out, earlier, arguments.run.json, |progress, tell| {
         vlm::train(network, &device, &naming, &sources, &recipe.train, &run, progress, tell).map(drop)
     })
 }
 
 /// The recipe with what the arguments change.
 fn recipe(arguments: &Arguments) -> anyhow::Result<VlmRecipe> {
-    let mut recipe = VlmRecipe::read(&arguments.config, &arguments.changes)?;
+    let mut recipe = VlmRecipe::read(&arguments.run.config, &arguments.run.changes)?;
     if let Some(stage) = arguments.stage {
         recipe.stage = stage.into();
     }
@@ -135,27 +118,6 @@ fn recipe(arguments: &Arguments) -> anyhow::Result<VlmRecipe> {
         recipe.data = Data { drawn: None, llava, ..recipe.data };
     }
     Ok(recipe)
-}
-
-/// The checkpoint to begin with; a new one is written first.
-fn begin(arguments: &Arguments, recipe: &VlmRecipe) -> anyhow::Result<PathBuf> {
-    match (&arguments.model, &recipe.new) {
-        (Some(_), Some(_)) => {
-            bail!("the recipe makes a new model: leave --model out, or [new] in the recipe")
-        }
-        (Some(model), None) => Ok(Run::last_of(model).unwrap_or_else(|| model.clone())),
-        (None, Some(new)) => {
-            let dir = arguments.out.join("begin");
-            if !dir.join("model.safetensors").is_file() {
-                let drawn =
-                    recipe.data.drawn.context("a new model learns its vocabulary from [data.drawn]")?;
-                let texts = texts(drawn.seed, VOCABULARY_SCENES);
-                new.write(&dir, texts.iter().map(String::as_str))?;
-            }
-            Ok(dir)
-        }
-        (None, None) => bail!("give the model to begin with: --model DIR"),
-    }
 }
 
 fn check_resolutions(config: &vlm::VlmConfig, stride: usize) -> anyhow::Result<()> {
@@ -216,10 +178,10 @@ fn estimate(
         gb(estimate.optimizer),
         gb(estimate.activations)
     );
-    if arguments.json && arguments.estimate {
+    if arguments.run.json && arguments.estimate {
         println!("{}", serde_json::json!({"estimated_bytes": estimate.total()}));
     }
-    let Some(available) = available_bytes().filter(|_| arguments.device == DeviceKind::Cpu) else {
+    let Some(available) = available_bytes().filter(|_| arguments.run.device == DeviceKind::Cpu) else {
         return Ok(());
     };
     if estimate.total() > available && !arguments.force {
