@@ -235,7 +235,7 @@ fn eval_drawn_sees_more_than_a_blind_guess_if_trained() {
     assert_eq!(clip[0], ("zeroshot".to_owned(), 80, clip[0].2, 2));
     if trained(Embedded::MobileClip) {
         for (kind, asked, right, blind) in &clip {
-            assert!(right > blind && *right as f64 > 0.7 * *asked as f64, "{kind}: {right} of {asked}");
+            assert!(right > blind && *right as f64 > 0.75 * *asked as f64, "{kind}: {right} of {asked}");
         }
     }
 }
