@@ -18,9 +18,10 @@ use crate::names::{
 use crate::quantization::Quantization;
 use crate::reparameterize::{BATCH_NORM, BatchNorm, Branch, Recipe};
 use crate::report::LoadReport;
-use crate::safetensors_file::{Dtype, MappedFile, TensorInfo};
+use crate::safetensors_file::{Dtype, TensorInfo};
 use crate::shards::TensorFiles;
-use crate::weights::{AffineData, Data, Fold, FoldedPart, Mapped, Tensor};
+use crate::tensor_file::TensorFile;
+use crate::weights::{AffineData, Data, Extent, Fold, FoldedPart, Tensor};
 
 /// Files and how their quantized tensors are to be read.
 #[derive(Debug, Default)]
@@ -343,8 +344,8 @@ impl Module<'_> {
         let mut part = self.part(key, dims)?;
         if let Some(found) = &mut part.found {
             found.tensor.shape.reverse();
-            if let (Data::Mapped(mapped), 2) = (&found.tensor.data, found.tensor.shape.len()) {
-                found.tensor.data = Data::Transposed(mapped.clone());
+            if let (Data::Plain(plain), 2) = (&found.tensor.data, found.tensor.shape.len()) {
+                found.tensor.data = Data::Transposed(plain.clone());
             }
         }
         Ok(part)
@@ -364,14 +365,14 @@ impl Module<'_> {
             part.found = Some(blocks(key, file, info)?);
             return Ok(part);
         }
-        let mapped = mapped(key, file, info)?;
+        let floats = floats(key, file, info)?;
         let mut shape = info.shape.clone();
-        let mut data = Data::Mapped(mapped.clone());
+        let mut data = Data::Plain(floats.clone());
         if let ([o, h, w, i], true) = (&info.shape[..], self.channels_last) {
             shape = vec![*o, *i, *h, *w];
             // With one tap or one channel the two orders are the same bytes.
             if h * w > 1 && *i > 1 {
-                data = Data::ChannelsLast(mapped);
+                data = Data::ChannelsLast(floats);
             }
         }
         part.found = Some(Found { tensor: Tensor { shape, data }, stored_shape: info.shape.clone() });
@@ -382,7 +383,7 @@ impl Module<'_> {
     fn find_affine(
         &self,
         part: &mut Part,
-        file: &Arc<MappedFile>,
+        file: &Arc<TensorFile>,
         info: &TensorInfo,
     ) -> Result<(), LoadError> {
         let error = |reason: String| LoadError::Quantization { tensor: part.key.clone(), reason };
@@ -396,7 +397,7 @@ impl Module<'_> {
         let mut others = Vec::new();
         for key in affine_keys(&part.key).into_iter().flatten() {
             match self.source.files.get(&key) {
-                Some((file, info)) => others.push((mapped(&key, file, info)?, info.shape.clone())),
+                Some((file, info)) => others.push((floats(&key, file, info)?, info.shape.clone())),
                 None => part.missing.push(key),
             }
         }
@@ -414,7 +415,7 @@ impl Module<'_> {
                 info.shape
             )));
         }
-        let codes = Mapped { file: file.clone(), dtype: info.dtype, range: info.bytes.clone() };
+        let codes = Extent { file: file.clone(), dtype: info.dtype, range: info.bytes.clone() };
         let data = Data::Affine(AffineData { layout, codes, scales, biases });
         let shape = vec![rows, values];
         part.found = Some(Found { tensor: Tensor { shape: shape.clone(), data }, stored_shape: shape });
@@ -424,7 +425,7 @@ impl Module<'_> {
 
 /// A matrix in our blocks, stored `[rows, blocks of a row, bytes of a block]`, or with 8-bit rows, stored in its own
 /// shape with four more columns, which hold the scale; the shape is that of the values.
-fn blocks(key: &str, file: &Arc<MappedFile>, info: &TensorInfo) -> Result<Found, LoadError> {
+fn blocks(key: &str, file: &Arc<TensorFile>, info: &TensorInfo) -> Result<Found, LoadError> {
     let [q8, q4] = [BlockFormat::Q8, BlockFormat::Q4].map(|format| format.block_bytes(BlockFormat::GROUP));
     let scale = BlockFormat::Int8.block_bytes(0);
     let error = || {
@@ -443,17 +444,17 @@ fn blocks(key: &str, file: &Arc<MappedFile>, info: &TensorInfo) -> Result<Found,
         }
         _ => return Err(error()),
     };
-    let bytes = Mapped { file: file.clone(), dtype: info.dtype, range: info.bytes.clone() };
+    let bytes = Extent { file: file.clone(), dtype: info.dtype, range: info.bytes.clone() };
     let tensor = Tensor { shape, data: Data::Blocks(format, bytes) };
     Ok(Found { stored_shape: tensor.shape.clone(), tensor })
 }
 
 /// Floats of a file.
-fn mapped(key: &str, file: &Arc<MappedFile>, info: &TensorInfo) -> Result<Mapped, LoadError> {
+fn floats(key: &str, file: &Arc<TensorFile>, info: &TensorInfo) -> Result<Extent, LoadError> {
     if !is_float(info.dtype) {
         return Err(LoadError::Dtype { tensor: key.to_owned(), dtype: info.dtype.to_string() });
     }
-    Ok(Mapped { file: file.clone(), dtype: info.dtype, range: info.bytes.clone() })
+    Ok(Extent { file: file.clone(), dtype: info.dtype, range: info.bytes.clone() })
 }
 
 /// Scales and biases that belong to the codes `X.weight`.

@@ -10,6 +10,7 @@ use crate::bind::{Bound, Draft, Module, Sizes, Source};
 use crate::config::{FastVlmConfig, JsonFile, VisionInfo};
 use crate::error::LoadError;
 use crate::family::{Family, Spelling, Tower, detect, detect_tower};
+use crate::folder::{Directory, Folder};
 use crate::names::{Row, Size, Style, fastvit, projector, qwen2};
 use crate::quantization::Quantization;
 use crate::report::LoadReport;
@@ -53,16 +54,26 @@ impl Checkpoint {
     /// # Ok::<(), ocelli_weights::LoadError>(())
     /// ```
     pub fn open(dir: &Path, vision_dir: Option<&Path>) -> Result<Self, LoadError> {
-        let config_file = JsonFile::read(&dir.join("config.json"))?;
-        let mut config = FastVlmConfig::read(dir, &config_file)?;
+        let vision = vision_dir.map(Directory::new);
+        Self::open_folder(&Directory::new(dir), vision.as_ref().map(|dir| dir as &dyn Folder))
+    }
+
+    /// As [`Self::open`], from folders that need not be directories.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn open_folder(folder: &dyn Folder, vision: Option<&dyn Folder>) -> Result<Self, LoadError> {
+        let config_file = JsonFile::read(folder, "config.json")?;
+        let mut config = FastVlmConfig::read(folder, &config_file)?;
         let main = Source {
-            files: TensorFiles::open(dir)?,
+            files: TensorFiles::open(folder)?,
             quantization: Quantization::from_config(&config_file.value)?,
         };
         let spelling = detect(&main.files)?;
         config.family = spelling.family;
-        let other = vision_dir.map(open_source).transpose()?;
-        let (tower_source, tower) = find_tower(dir, &main, spelling, vision_dir, other.as_ref())?;
+        let other = vision.map(open_source).transpose()?;
+        let vision_dir = vision.map(Folder::path);
+        let (tower_source, tower) = find_tower(folder.path(), &main, spelling, vision_dir, other.as_ref())?;
         let vit = FastVit::infer(&tower_source.files, tower)?;
 
         let mut modules = tower_modules(tower_source, &vit);
@@ -135,14 +146,14 @@ pub fn licence_file(dir: &Path) -> Option<PathBuf> {
     found.into_iter().next()
 }
 
-/// Files of a directory of which only the tower is wanted; a `config.json` matters only if it says how tensors
+/// Files of a folder of which only the tower is wanted; a `config.json` matters only if it says how tensors
 /// are quantized.
-fn open_source(dir: &Path) -> Result<Source, LoadError> {
-    let quantization = match JsonFile::read_if_there(&dir.join("config.json"))? {
+fn open_source(folder: &dyn Folder) -> Result<Source, LoadError> {
+    let quantization = match JsonFile::read_if_there(folder, "config.json")? {
         Some(config) => Quantization::from_config(&config.value)?,
         None => Quantization::default(),
     };
-    Ok(Source { files: TensorFiles::open(dir)?, quantization })
+    Ok(Source { files: TensorFiles::open(folder)?, quantization })
 }
 
 fn find_tower<'a>(

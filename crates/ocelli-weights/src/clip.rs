@@ -11,6 +11,7 @@ use crate::checkpoint::{plain_module, tower_module, tower_modules, vision_info};
 use crate::config::{JsonFile, VisionInfo, directory_name};
 use crate::error::LoadError;
 use crate::family::{Family, Tower};
+use crate::folder::{Directory, Folder};
 use crate::names::{Row, Size, Style, clip_text, fastvit, vit};
 use crate::quantization::Quantization;
 use crate::report::LoadReport;
@@ -130,24 +131,38 @@ impl ClipCheckpoint {
     /// When a file is broken, the model is of a kind that is not supported, config and tensors disagree, or any
     /// tensor is missing, unused or misshapen.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-        let (files, family) = open_files(path)?;
+        let (folder, file) = folder_and_file(path);
+        Self::open_in(&folder, file.as_deref())
+    }
+
+    /// As [`Self::open`], from a folder that need not be a directory.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn open_folder(folder: &dyn Folder) -> Result<Self, LoadError> {
+        Self::open_in(folder, None)
+    }
+
+    fn open_in(folder: &dyn Folder, file: Option<&str>) -> Result<Self, LoadError> {
+        let (files, family) = open_files(folder, file)?;
         let source = Source { files, quantization: Quantization::default() };
         match family {
-            Family::AppleClip => both_towers(dir, &source, family, APPLE_V1),
-            Family::OpenClip => both_towers(dir, &source, family, OPEN_CLIP),
-            _ => timm(dir, &source),
+            Family::AppleClip => both_towers(folder, &source, family, APPLE_V1),
+            Family::OpenClip => both_towers(folder, &source, family, OPEN_CLIP),
+            _ => timm(folder, &source),
         }
     }
 
     /// Whether a directory or file looks like a MobileCLIP rather than a FastVLM.
     pub fn is_clip(path: &Path) -> bool {
-        if path.is_file() {
-            return true;
-        }
-        let architecture = JsonFile::read(&path.join("config.json")).ok();
+        path.is_file() || Self::is_clip_folder(&Directory::new(path))
+    }
+
+    /// Whether a folder looks like a MobileCLIP rather than a FastVLM.
+    pub fn is_clip_folder(folder: &dyn Folder) -> bool {
+        let architecture = JsonFile::read(folder, "config.json").ok();
         let timm = architecture.is_some_and(|c| c.value.get("architecture").is_some_and(Value::is_string));
-        path.join(CONFIG).is_file() || timm || weight_file(path).is_some()
+        folder.has(CONFIG) || timm || weight_file(folder).is_some()
     }
 
     /// A number that tells checkpoints apart, whatever their names: embeddings of two of them cannot be compared. Reads
@@ -172,12 +187,24 @@ impl ClipCheckpoint {
     }
 }
 
-/// The tensors of a directory or a file, and whose they are.
-pub(crate) fn open_files(path: &Path) -> Result<(TensorFiles, Family), LoadError> {
-    let file = if path.is_dir() { weight_file(path) } else { Some(path.to_owned()) };
+/// The folder of a path, and the file of it that the path names.
+pub(crate) fn folder_and_file(path: &Path) -> (Directory, Option<String>) {
+    if path.is_dir() {
+        return (Directory::new(path), None);
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    (Directory::new(path.parent().unwrap_or(Path::new("."))), Some(name))
+}
+
+/// The tensors of a folder or of one file of it, and whose they are.
+pub(crate) fn open_files(
+    folder: &dyn Folder,
+    file: Option<&str>,
+) -> Result<(TensorFiles, Family), LoadError> {
+    let file = file.map(str::to_owned).or_else(|| weight_file(folder));
     let files = match &file {
-        Some(file) => TensorFiles::open_file(file)?,
-        None => TensorFiles::open(path)?,
+        Some(file) => TensorFiles::open_file(folder, file)?,
+        None => TensorFiles::open(folder)?,
     };
     let family = if files.any_under(APPLE_V1.tower) {
         Family::AppleClip
@@ -201,16 +228,16 @@ pub(crate) fn prefixes(family: Family) -> Option<(Tower, &'static str)> {
 }
 
 /// The file to take where the rule for FastVLM would not find the right one.
-fn weight_file(dir: &Path) -> Option<PathBuf> {
-    let open_clip = dir.join("open_clip_model.safetensors");
-    if open_clip.is_file() {
-        return Some(open_clip);
+fn weight_file(folder: &dyn Folder) -> Option<String> {
+    const OPEN_CLIP: &str = "open_clip_model.safetensors";
+    if folder.has(OPEN_CLIP) {
+        return Some(OPEN_CLIP.to_owned());
     }
-    let entries = std::fs::read_dir(dir).ok()?;
-    let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path())).collect::<Vec<_>>();
-    paths.retain(|path| path.extension().is_some_and(|e| e == "pt" || e == "safetensors"));
+    let extension = |name: &String| Path::new(name).extension().map(std::ffi::OsStr::to_owned);
+    let mut names = folder.names().ok()?;
+    names.retain(|name| extension(name).is_some_and(|e| e == "pt" || e == "safetensors"));
     // A directory with nothing but one `.pt`.
-    paths.pop().filter(|path| paths.is_empty() && path.extension().is_some_and(|e| e == "pt"))
+    names.pop().filter(|name| names.is_empty() && extension(name).is_some_and(|e| e == "pt"))
 }
 
 /// Where a family puts the towers, and how it names their parts.
@@ -222,13 +249,14 @@ struct Places {
 }
 
 fn both_towers(
-    dir: &Path,
+    folder: &dyn Folder,
     source: &Source,
     family: Family,
     places: Places,
 ) -> Result<ClipCheckpoint, LoadError> {
-    let json = JsonFile::read_if_there(&dir.join(CONFIG))?;
-    let fields = json.as_ref().map(|json| Fields { path: dir.join(CONFIG), value: &json.value });
+    let json = JsonFile::read_if_there(folder, CONFIG)?;
+    let path = folder.path().join(CONFIG);
+    let fields = json.as_ref().map(|json| Fields { path, value: &json.value });
     let model = fields.as_ref().map(|fields| fields.under("model_cfg")).transpose()?;
     let text = match &model {
         Some(model) => {
@@ -256,7 +284,7 @@ fn both_towers(
         ));
     }
     let embed_dim = model.map(|model| model.size("embed_dim")).transpose()?;
-    bind(dir, source, Parts { family, places, image, text: Some(text) }, modules, embed_dim)
+    bind(folder.path(), source, Parts { family, places, image, text: Some(text) }, modules, embed_dim)
 }
 
 /// The text tower of a file without configuration, as all released ones are.
@@ -302,13 +330,12 @@ fn image_from_keys(source: &Source, places: Places) -> ClipImageConfig {
     ClipImageConfig { size, mean, std, interpolation, squash: false }
 }
 
-fn timm(dir: &Path, source: &Source) -> Result<ClipCheckpoint, LoadError> {
-    let path = dir.join("config.json");
-    let json = JsonFile::read(&path)?;
-    let fields = Fields { path, value: &json.value };
+fn timm(folder: &dyn Folder, source: &Source) -> Result<ClipCheckpoint, LoadError> {
+    let json = JsonFile::read(folder, "config.json")?;
+    let fields = Fields { path: folder.path().join("config.json"), value: &json.value };
     let image = timm_image_config(&fields.under("pretrained_cfg")?)?;
     let parts = Parts { family: Family::Timm, places: TIMM, image, text: None };
-    bind(dir, source, parts, Vec::new(), None)
+    bind(folder.path(), source, parts, Vec::new(), None)
 }
 
 struct Parts {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::error::LoadError;
 use crate::family::Family;
+use crate::folder::Folder;
 
 /// Longest prompt with image rows when the checkpoint says nothing (Apple's configs say the same).
 const DEFAULT_MAX_POSITIONS: usize = 8192;
@@ -88,9 +89,9 @@ struct Section<'a> {
 }
 
 impl FastVlmConfig {
-    /// Read the configuration files of a directory. What only the tensors tell (`family`, `tie`, `vision`) is
+    /// Read the configuration files of a folder. What only the tensors tell (`family`, `tie`, `vision`) is
     /// filled in by the caller.
-    pub(crate) fn read(dir: &Path, file: &JsonFile) -> Result<Self, LoadError> {
+    pub(crate) fn read(folder: &dyn Folder, file: &JsonFile) -> Result<Self, LoadError> {
         let top = Section { file, value: &file.value, prefix: "" };
         let nested = check_model_type(top)?;
         let text = if nested { top.section("text_config", "text_config.")? } else { top };
@@ -116,7 +117,7 @@ impl FastVlmConfig {
         }
         Ok(Self {
             family: Family::AppleLlava,
-            name: directory_name(dir),
+            name: directory_name(folder.path()),
             hidden_size,
             num_layers: text.size("num_hidden_layers")?,
             num_heads,
@@ -127,7 +128,7 @@ impl FastVlmConfig {
             rms_norm_eps: text.positive_or("rms_norm_eps", Some(QWEN2_RMS_NORM_EPS))?,
             rope_theta: rope_theta(text)?,
             max_positions: max_positions(top, text)?,
-            image_size: image_size(dir, top)?,
+            image_size: image_size(folder, top)?,
             image_token_index: top.integer("image_token_index")?,
             tie: false,
             vision: VisionInfo::default(),
@@ -136,16 +137,20 @@ impl FastVlmConfig {
 }
 
 impl JsonFile {
-    pub(crate) fn read(path: &Path) -> Result<Self, LoadError> {
-        let text = std::fs::read(path).map_err(|source| LoadError::Io { path: path.to_owned(), source })?;
-        let value = serde_json::from_slice(&text)
-            .map_err(|source| LoadError::Json { path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned(), value })
+    pub(crate) fn read(folder: &dyn Folder, name: &str) -> Result<Self, LoadError> {
+        let path = folder.path().join(name);
+        match folder.read(name) {
+            Err(source) => Err(LoadError::Io { path, source }),
+            Ok(text) => match serde_json::from_slice(&text) {
+                Err(source) => Err(LoadError::Json { path, source }),
+                Ok(value) => Ok(Self { path, value }),
+            },
+        }
     }
 
     /// `None` if there is no such file.
-    pub(crate) fn read_if_there(path: &Path) -> Result<Option<Self>, LoadError> {
-        if path.is_file() { Self::read(path).map(Some) } else { Ok(None) }
+    pub(crate) fn read_if_there(folder: &dyn Folder, name: &str) -> Result<Option<Self>, LoadError> {
+        if folder.has(name) { Self::read(folder, name).map(Some) } else { Ok(None) }
     }
 
     /// A field of the file as a size, if it has one.
@@ -216,12 +221,12 @@ fn max_positions(top: Section, text: Section) -> Result<usize, LoadError> {
 
 /// Apple: the number at the end of `mm_vision_tower`. Others: the image processor's size, or what the number of
 /// image tokens implies.
-fn image_size(dir: &Path, top: Section) -> Result<usize, LoadError> {
+fn image_size(folder: &dyn Folder, top: Section) -> Result<usize, LoadError> {
     if let Some(size) = top.get("mm_vision_tower").and_then(Value::as_str).and_then(trailing_number) {
         return Ok(size);
     }
     for name in ["processor_config.json", "preprocessor_config.json"] {
-        let Some(file) = JsonFile::read_if_there(&dir.join(name))? else { continue };
+        let Some(file) = JsonFile::read_if_there(folder, name)? else { continue };
         if let Some(size) = processor_size(&file.value) {
             return Ok(size);
         }

@@ -17,10 +17,20 @@ pub struct DiskFull {
 /// Fail unless `needed` bytes are free.
 pub(crate) fn check_space(dir: &Path, needed: u64) -> Result<(), DiskFull> {
     // Not every file system can say; then writing finds out.
-    match fs4::available_space(dir) {
+    match available_space(dir) {
         Ok(free) if free < needed => Err(DiskFull { dir: dir.to_owned(), needed, free }),
         _ => Ok(()),
     }
+}
+
+#[cfg(not(target_family = "wasm"))]
+fn available_space(dir: &Path) -> std::io::Result<u64> {
+    fs4::available_space(dir)
+}
+
+#[cfg(target_family = "wasm")]
+fn available_space(_dir: &Path) -> std::io::Result<u64> {
+    Err(std::io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(test)]

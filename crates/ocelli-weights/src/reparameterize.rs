@@ -44,7 +44,31 @@ pub(crate) struct Folded {
     pub(crate) bias: Vec<f32>,
 }
 
+/// A tensor that was read.
+#[derive(Debug, Clone)]
+pub(crate) struct Values {
+    shape: Vec<usize>,
+    /// Row-major.
+    values: Vec<f32>,
+}
+
 impl Recipe<Tensor> {
+    /// Read everything that is to be folded.
+    pub(crate) fn read(&self) -> Result<Recipe<Values>, String> {
+        let mut failed = None;
+        let mut read = |tensor: &Tensor| match tensor.read() {
+            Ok(values) => Some(Values { shape: tensor.shape.clone(), values }),
+            Err(reason) => {
+                failed = Some(reason);
+                None
+            }
+        };
+        let recipe = self.try_map(&mut read);
+        recipe.ok_or_else(|| failed.unwrap_or_default())
+    }
+}
+
+impl Recipe<Values> {
     /// Fold into one conv `[out, in / groups, k, k]` or one linear `[out, in]` of the shape given.
     pub(crate) fn fold(&self, shape: &[usize]) -> Folded {
         let &[out, inputs, ref kernel @ ..] = shape else {
@@ -54,7 +78,7 @@ impl Recipe<Tensor> {
         let shape = [out, inputs, height, width];
         match self {
             Self::Sum(branches) => sum(shape, branches),
-            Self::RepMixer { mixer, norm, scale } => rep_mixer(shape, mixer, norm, &scale.read()),
+            Self::RepMixer { mixer, norm, scale } => rep_mixer(shape, mixer, norm, &scale.values),
             Self::Residual { weight, bias } => {
                 let mut conv = Conv { weight: f64s(weight), bias: f64s(bias) };
                 conv.add_identity(shape, |_| 1.0);
@@ -137,7 +161,7 @@ impl<T> BatchNorm<T> {
     }
 }
 
-impl BatchNorm<Tensor> {
+impl BatchNorm<Values> {
     /// `(t, b)` with `BN(x) = t * x + b`, by channel.
     fn scale_and_shift(&self) -> (Vec<f64>, Vec<f64>) {
         let [gamma, beta, mean, var] = self.0.each_ref().map(f64s);
@@ -175,7 +199,7 @@ impl Conv {
     }
 
     /// Add `scale(o) * conv(x)`, the smaller kernel centred in ours.
-    fn add_conv(&mut self, shape: [usize; 4], conv: &Tensor, scale: &[f64]) {
+    fn add_conv(&mut self, shape: [usize; 4], conv: &Values, scale: &[f64]) {
         let [_, inputs, kernel_h, kernel_w] = shape;
         let (height, width) = (conv.shape[2], conv.shape[3]);
         let (pad_h, pad_w) = ((kernel_h - height) / 2, (kernel_w - width) / 2);
@@ -188,7 +212,7 @@ impl Conv {
     }
 
     /// Add `BN(conv(x))` or `BN(x)`.
-    fn add_branch(&mut self, shape: [usize; 4], branch: &Branch<Tensor>) {
+    fn add_branch(&mut self, shape: [usize; 4], branch: &Branch<Values>) {
         let (scale, shift) = branch.norm.scale_and_shift();
         match &branch.conv {
             Some(conv) => self.add_conv(shape, conv, &scale),
@@ -198,7 +222,7 @@ impl Conv {
     }
 }
 
-fn sum(shape: [usize; 4], branches: &[Branch<Tensor>]) -> Conv {
+fn sum(shape: [usize; 4], branches: &[Branch<Values>]) -> Conv {
     let mut conv = Conv::zeros(shape);
     for branch in branches {
         conv.add_branch(shape, branch);
@@ -207,7 +231,7 @@ fn sum(shape: [usize; 4], branches: &[Branch<Tensor>]) -> Conv {
 }
 
 /// `W = I + scale * (W_mixer - W_norm)`, `b = scale * (b_mixer - b_norm)`.
-fn rep_mixer(shape: [usize; 4], mixer: &[Branch<Tensor>], norm: &BatchNorm<Tensor>, scale: &[f32]) -> Conv {
+fn rep_mixer(shape: [usize; 4], mixer: &[Branch<Values>], norm: &BatchNorm<Values>, scale: &[f32]) -> Conv {
     let mut conv = sum(shape, mixer);
     let (norm_scale, norm_shift) = norm.scale_and_shift();
     conv.add_identity(shape, |o| -norm_scale[o]);
@@ -223,7 +247,7 @@ fn rep_mixer(shape: [usize; 4], mixer: &[Branch<Tensor>], norm: &BatchNorm<Tenso
 }
 
 /// `W (t * x + b) = (W * t) x + W b`, with `t` along the inputs.
-fn batch_norm_linear(norm: &BatchNorm<Tensor>, weight: &Tensor) -> Conv {
+fn batch_norm_linear(norm: &BatchNorm<Values>, weight: &Values) -> Conv {
     let (scale, shift) = norm.scale_and_shift();
     let mut weight = f64s(weight);
     let mut bias = Vec::with_capacity(weight.len() / scale.len().max(1));
@@ -234,6 +258,6 @@ fn batch_norm_linear(norm: &BatchNorm<Tensor>, weight: &Tensor) -> Conv {
     Conv { weight, bias }
 }
 
-fn f64s(tensor: &Tensor) -> Vec<f64> {
-    tensor.read().into_iter().map(f64::from).collect()
+fn f64s(tensor: &Values) -> Vec<f64> {
+    tensor.values.iter().copied().map(f64::from).collect()
 }

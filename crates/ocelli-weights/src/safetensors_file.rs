@@ -1,4 +1,4 @@
-//! One safetensors file, mapped into memory.
+//! The header of a safetensors file.
 //!
 //! The format (`huggingface/safetensors`, README "Format"): 8 bytes little-endian header length `n`, `n` bytes
 //! of JSON `{"name": {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {…}}`, then the data,
@@ -7,27 +7,17 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use memmap2::Mmap;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::error::LoadError;
-use crate::pt::parse_pt;
 use crate::report::clip;
 
 /// Longest header accepted, in bytes: the limit of the reference implementation.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// More dimensions than any tensor of ours has; keeps hostile shapes short in messages.
 const MAX_RANK: usize = 8;
-/// Bytes read after which pages are given back.
-const GIVE_BACK_AFTER: usize = 64 << 20;
-/// How a zip archive begins: PyTorch's `.pt` files are such. A safetensors header that long is refused anyway.
-const ZIP: &[u8] = b"PK\x03\x04";
 
 /// The header of a file with these tensors (name, type, shape, bytes) in this order, padded with spaces
 /// so that the data is aligned.
@@ -141,7 +131,7 @@ pub enum HeaderError {
     #[error(
         "the header is {header} bytes long but the file has only {file} bytes; it is truncated or no safetensors file"
     )]
-    HeaderBeyondFile { header: u64, file: usize },
+    HeaderBeyondFile { header: u64, file: u64 },
     #[error("the header is not UTF-8")]
     NotUtf8,
     #[error("the header is not a safetensors header: {reason}")]
@@ -166,6 +156,8 @@ pub enum HeaderError {
     Truncated { found: u64, expected: u64 },
     #[error("the file has {found} bytes but its header describes only {expected}")]
     TrailingBytes { found: u64, expected: u64 },
+    #[error("the file has {bytes} bytes, more than a 32-bit program can address; split it into shards")]
+    TooLarge { bytes: u64 },
 }
 
 /// Read and check the header of a whole safetensors file.
@@ -174,23 +166,36 @@ pub enum HeaderError {
 /// On anything that is not exactly a safetensors file; see [`HeaderError`]. Never panics, and allocates no
 /// more than a small multiple of the header's length.
 pub fn parse_header(file: &[u8]) -> Result<Header, HeaderError> {
-    let Some((length, rest)) = file.split_first_chunk::<8>() else {
-        return Err(HeaderError::TooShort { bytes: file.len() });
+    let size = file.len() as u64;
+    let length = header_bytes(file, size)?;
+    parse_header_json(file.get(8..8 + length).unwrap_or_default(), size)
+}
+
+/// Length of the JSON that follows the first eight bytes of a file of `size` bytes; `first` is how it begins.
+pub(crate) fn header_bytes(first: &[u8], size: u64) -> Result<usize, HeaderError> {
+    let Some(length) = first.first_chunk::<8>() else {
+        return Err(HeaderError::TooShort { bytes: first.len() });
     };
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER_BYTES {
         return Err(HeaderError::HeaderTooLong { header: length });
     }
-    let Some(json) = usize::try_from(length).ok().and_then(|n| rest.get(..n)) else {
-        return Err(HeaderError::HeaderBeyondFile { header: length, file: file.len() });
-    };
+    match usize::try_from(length) {
+        Ok(bytes) if length <= size - 8 => Ok(bytes),
+        _ => Err(HeaderError::HeaderBeyondFile { header: length, file: size }),
+    }
+}
+
+/// Read and check the JSON of a header; the file has `size` bytes.
+pub(crate) fn parse_header_json(json: &[u8], size: u64) -> Result<Header, HeaderError> {
+    let length = json.len() as u64;
     let json = std::str::from_utf8(json).map_err(|_| HeaderError::NotUtf8)?;
     let raw: RawHeader =
         serde_json::from_str(json).map_err(|e| HeaderError::NotJson { reason: e.to_string() })?;
     if let Some(tensor) = raw.duplicate {
         return Err(HeaderError::Duplicate { tensor: clip(&tensor) });
     }
-    check(raw, 8 + length, file.len() as u64)
+    check(raw, 8 + length, size)
 }
 
 /// Check every entry, then that together they cover the data exactly once.
@@ -219,6 +224,9 @@ fn check(raw: RawHeader, data_start: u64, file_bytes: u64) -> Result<Header, Hea
     }
     if expected < file_bytes {
         return Err(HeaderError::TrailingBytes { found: file_bytes, expected });
+    }
+    if usize::try_from(file_bytes).is_err() {
+        return Err(HeaderError::TooLarge { bytes: file_bytes });
     }
     // From here on every offset is at most the length of the file, which is a usize.
     let place = |(begin, end): (u64, u64)| (data_start + begin) as usize..(data_start + end) as usize;
@@ -299,68 +307,4 @@ impl<'de> Deserialize<'de> for RawHeader {
         }
         deserializer.deserialize_map(Entries)
     }
-}
-
-/// A file in memory with its checked header.
-#[derive(Debug)]
-pub(crate) struct MappedFile {
-    pub(crate) path: PathBuf,
-    pub(crate) header: Header,
-    map: Mmap,
-    /// Bytes read since pages were last given back.
-    read: AtomicUsize,
-}
-
-impl MappedFile {
-    /// Take note that weights were read. Whoever packs a model reads each page about once, and would
-    /// otherwise hold the file in memory beside the packed weights: pages read are given back to the
-    /// system from time to time. Those that are wanted again come back from its cache.
-    pub(crate) fn count_read(&self, bytes: usize) {
-        if self.read.fetch_add(bytes, Ordering::Relaxed) + bytes >= GIVE_BACK_AFTER {
-            self.read.store(0, Ordering::Relaxed);
-            give_back(&self.map);
-        }
-    }
-
-    pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
-        let io = |source| LoadError::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
-        let map = map(&file).map_err(io)?;
-        let at = || path.to_owned();
-        let header = if map.starts_with(ZIP) {
-            parse_pt(&map).map_err(|source| LoadError::Pt { path: at(), source })?
-        } else {
-            parse_header(&map).map_err(|source| LoadError::Header { path: at(), source })?
-        };
-        Ok(Self { path: path.to_owned(), header, map, read: AtomicUsize::new(0) })
-    }
-
-    /// The last part of the path, for messages.
-    pub(crate) fn file_name(&self) -> String {
-        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-    }
-
-    /// The whole file.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.map
-    }
-}
-
-#[cfg(unix)]
-#[allow(unsafe_code)]
-fn give_back(map: &Mmap) {
-    // SAFETY: the mapping is shared and read only, so pages that are dropped come back from the file with
-    // the same bytes, even under the eyes of somebody who is reading them.
-    let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
-}
-
-#[cfg(not(unix))]
-fn give_back(_map: &Mmap) {}
-
-#[allow(unsafe_code)]
-fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the mapping is read only. Another process that shortens or
-    // rewrites the file while it is mapped breaks this; as every program that maps weights, we rely on
-    // model files being replaced (written under another name and renamed), not changed in place.
-    unsafe { Mmap::map(file) }
 }

@@ -1,6 +1,8 @@
-//! All tensors of a model directory, over one file or several.
+//! All tensors of a model's folder, over one file or several.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,50 +10,50 @@ use serde::Deserialize;
 
 use crate::error::LoadError;
 use crate::fnv::Fnv;
-use crate::safetensors_file::{MappedFile, TensorInfo};
+use crate::folder::Folder;
+use crate::safetensors_file::TensorInfo;
+use crate::tensor_file::TensorFile;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Mapped files and their tensors by the names the files use.
+/// Files and their tensors by the names the files use.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TensorFiles {
-    pub(crate) files: Vec<Arc<MappedFile>>,
+    pub(crate) files: Vec<Arc<TensorFile>>,
     /// Tensor name to the position of its file in `files`.
     owner: BTreeMap<String, usize>,
 }
 
 impl TensorFiles {
     /// Open `model.safetensors.index.json` and its shards, else `model.safetensors`, else the only
-    /// `*.safetensors` of the directory.
-    pub(crate) fn open(dir: &Path) -> Result<Self, LoadError> {
-        let index = dir.join(INDEX);
-        if index.is_file() {
-            return Self::open_shards(dir, &index);
+    /// `*.safetensors` of the folder.
+    pub(crate) fn open(folder: &dyn Folder) -> Result<Self, LoadError> {
+        if folder.has(INDEX) {
+            return Self::open_shards(folder);
         }
-        let single = dir.join(SINGLE);
-        let path = if single.is_file() { single } else { only_safetensors_file(dir)? };
-        let mut files = Self::default();
-        files.add(MappedFile::open(&path)?)?;
-        Ok(files)
+        let name = if folder.has(SINGLE) { SINGLE.to_owned() } else { only_safetensors_file(folder)? };
+        Self::open_file(folder, &name)
     }
 
     /// One file.
-    pub(crate) fn open_file(path: &Path) -> Result<Self, LoadError> {
+    pub(crate) fn open_file(folder: &dyn Folder, name: &str) -> Result<Self, LoadError> {
         let mut files = Self::default();
-        files.add(MappedFile::open(path)?)?;
+        files.add(TensorFile::open(folder, name)?)?;
         Ok(files)
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<(&Arc<MappedFile>, &TensorInfo)> {
+    pub(crate) fn get(&self, name: &str) -> Option<(&Arc<TensorFile>, &TensorInfo)> {
         let file = self.files.get(*self.owner.get(name)?)?;
         Some((file, file.header.tensors.get(name)?))
     }
 
     /// The bytes of a tensor; none if there is no such tensor.
-    pub(crate) fn bytes(&self, name: &str) -> &[u8] {
-        let found = self.get(name).and_then(|(file, info)| file.bytes().get(info.bytes.clone()));
-        found.unwrap_or_default()
+    pub(crate) fn bytes(&self, name: &str) -> io::Result<Cow<'_, [u8]>> {
+        match self.get(name) {
+            Some((file, info)) => file.get(info.bytes.clone()),
+            None => Ok(Cow::default()),
+        }
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {
@@ -85,7 +87,9 @@ impl TensorFiles {
             hash.add(name.as_bytes());
             if let Some(info) = file.header.tensors.get(name) {
                 info.shape.iter().for_each(|&dim| hash.add(&(dim as u64).to_le_bytes()));
-                hash.add(&file.bytes()[info.bytes.start..info.bytes.end.min(info.bytes.start + FIRST_BYTES)]);
+                let first = info.bytes.start..info.bytes.end.min(info.bytes.start + FIRST_BYTES);
+                // What cannot be read makes no difference here, and is an error when the weights are read.
+                hash.add(&file.get_alone(first).unwrap_or_default());
             }
         }
         hash.value()
@@ -96,11 +100,9 @@ impl TensorFiles {
     pub(crate) fn state(&self) -> u64 {
         let mut hash = Fnv::default();
         for file in &self.files {
-            let Ok(metadata) = std::fs::metadata(&file.path) else { continue };
-            let modified =
-                metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
-            hash.add(&metadata.len().to_le_bytes());
-            hash.add(&modified.map_or(0, |t| t.as_nanos()).to_le_bytes());
+            let Some((len, modified_ns)) = file.changed() else { continue };
+            hash.add(&len.to_le_bytes());
+            hash.add(&modified_ns.to_le_bytes());
         }
         hash.value()
     }
@@ -110,11 +112,11 @@ impl TensorFiles {
         self.names_under(prefix).next().is_some()
     }
 
-    fn open_shards(dir: &Path, index_path: &Path) -> Result<Self, LoadError> {
-        let text = std::fs::read(index_path)
-            .map_err(|source| LoadError::Io { path: index_path.to_owned(), source })?;
+    fn open_shards(folder: &dyn Folder) -> Result<Self, LoadError> {
+        let index_path = folder.path().join(INDEX);
+        let text = folder.read(INDEX).map_err(|source| LoadError::Io { path: index_path.clone(), source })?;
         let index: Index = serde_json::from_slice(&text)
-            .map_err(|source| LoadError::Json { path: index_path.to_owned(), source })?;
+            .map_err(|source| LoadError::Json { path: index_path.clone(), source })?;
         let mut shards: Vec<&str> = index.weight_map.values().map(String::as_str).collect();
         shards.sort_unstable();
         shards.dedup();
@@ -122,20 +124,19 @@ impl TensorFiles {
         let mut files = Self::default();
         for shard in shards {
             if !is_plain_file_name(shard) {
-                let index = index_path.to_owned();
-                return Err(LoadError::ShardName { index, shard: shard.to_owned() });
+                return Err(LoadError::ShardName { index: index_path, shard: shard.to_owned() });
             }
-            let path = dir.join(shard);
-            if !path.is_file() {
-                return Err(LoadError::MissingShard { dir: dir.to_owned(), shard: shard.to_owned() });
+            if !folder.has(shard) {
+                let dir = folder.path().to_owned();
+                return Err(LoadError::MissingShard { dir, shard: shard.to_owned() });
             }
-            files.add(MappedFile::open(&path)?)?;
+            files.add(TensorFile::open(folder, shard)?)?;
         }
         files.check_index(&index)?;
         Ok(files)
     }
 
-    fn add(&mut self, file: MappedFile) -> Result<(), LoadError> {
+    fn add(&mut self, file: TensorFile) -> Result<(), LoadError> {
         let position = self.files.len();
         for name in file.header.tensors.keys() {
             if let Some(first) = self.owner.insert(name.clone(), position) {
@@ -173,21 +174,18 @@ fn is_plain_file_name(name: &str) -> bool {
     single && !name.contains(['/', '\\', '\0'])
 }
 
-fn only_safetensors_file(dir: &Path) -> Result<std::path::PathBuf, LoadError> {
-    let entries = std::fs::read_dir(dir).map_err(|source| LoadError::Io { path: dir.to_owned(), source })?;
-    let mut found: Vec<_> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == "safetensors") && path.is_file())
-        .collect();
-    found.sort();
+fn only_safetensors_file(folder: &dyn Folder) -> Result<String, LoadError> {
+    let dir = folder.path().to_owned();
+    let mut found = folder.names().map_err(|source| LoadError::Io { path: dir.clone(), source })?;
+    found.retain(|name| Path::new(name).extension().is_some_and(|e| e == "safetensors"));
     match (found.pop(), found.len()) {
-        (Some(path), 0) => Ok(path),
+        (Some(name), 0) => Ok(name),
         (None, _) => Err(LoadError::NoWeights {
-            dir: dir.to_owned(),
+            dir,
             reason: "nor any other .safetensors file; is this the model's directory?".to_owned(),
         }),
         (Some(_), more) => Err(LoadError::NoWeights {
-            dir: dir.to_owned(),
+            dir,
             reason: format!("there are {} .safetensors files and no {INDEX}", more + 1),
         }),
     }

@@ -7,6 +7,7 @@ use crate::clip;
 use crate::convert::{is_float, to_f32};
 use crate::error::LoadError;
 use crate::family::{Family, SPELLINGS, Spelling, Tower, detect};
+use crate::folder::Directory;
 use crate::names::{Name, Row, Style, clip_text, fastvit, projector, qwen2, vit};
 use crate::shards::TensorFiles;
 use crate::structure::{FastVit, Stage};
@@ -184,7 +185,7 @@ impl RawCheckpoint {
     /// # Errors
     /// When a file is broken or the checkpoint is of a family that is not trained from.
     pub fn open_fastvlm(dir: &Path) -> Result<Self, LoadError> {
-        let files = TensorFiles::open(dir)?;
+        let files = TensorFiles::open(&Directory::new(dir))?;
         let spelling = detect(&files)?;
         let tower = spelling.tower.filter(|tower| !tower.channels_last && tower.count(&files) > 0);
         let Some(tower) = tower else {
@@ -206,7 +207,8 @@ impl RawCheckpoint {
     /// # Errors
     /// When a file is broken or holds no MobileCLIP.
     pub fn open_clip(path: &Path) -> Result<Self, LoadError> {
-        let (files, family) = clip::open_files(path)?;
+        let (folder, file) = clip::folder_and_file(path);
+        let (files, family) = clip::open_files(&folder, file.as_deref())?;
         let Some((tower, text)) = clip::prefixes(family) else {
             return Err(LoadError::Structure { reason: "the checkpoint holds no MobileCLIP".to_owned() });
         };
@@ -234,7 +236,7 @@ impl RawCheckpoint {
             return None;
         }
         let mut values = vec![0.0; info.shape.iter().product()];
-        to_f32(info.dtype, self.files.bytes(name), &mut values);
+        to_f32(info.dtype, &self.files.bytes(name).ok()?, &mut values);
         Some(values)
     }
 

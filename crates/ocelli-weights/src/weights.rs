@@ -1,5 +1,6 @@
 //! Weights under our own names, converted to f32 when they are read.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -9,9 +10,10 @@ use ocelli_quant::{Affine, decode_affine_row, decode_row};
 
 use crate::convert::{to_f32, to_u32};
 use crate::reparameterize::{Folded, Recipe};
-use crate::safetensors_file::{Dtype, MappedFile};
+use crate::safetensors_file::Dtype;
+use crate::tensor_file::TensorFile;
 
-/// The weights of a checkpoint by our names. Cheap to clone; reads from the mapped files.
+/// The weights of a checkpoint by our names. Cheap to clone; reads from the files.
 #[derive(Debug, Clone, Default)]
 pub struct Weights {
     tensors: Arc<BTreeMap<String, Tensor>>,
@@ -119,8 +121,11 @@ impl WeightSource for Weights {
             return Err(WeightError::new(name, "it is not stored in blocks"));
         };
         let first = first_row.checked_mul(format.row_bytes(tensor.row_len()));
-        let rows = first.and_then(|first| bytes.bytes().get(first..)?.get(..out.len()));
-        out.copy_from_slice(rows.ok_or_else(|| WeightError::new(name, "rows outside of the tensor"))?);
+        let first =
+            first.filter(|first| first.checked_add(out.len()).is_some_and(|end| end <= bytes.range.len()));
+        let first = first.ok_or_else(|| WeightError::new(name, "rows outside of the tensor"))?;
+        let rows = bytes.get(first..first + out.len()).map_err(|reason| WeightError::new(name, reason))?;
+        out.copy_from_slice(&rows);
         bytes.file.count_read(out.len());
         Ok(())
     }
@@ -136,23 +141,23 @@ pub(crate) struct Tensor {
 #[derive(Debug, Clone)]
 pub(crate) enum Data {
     /// As the file has it.
-    Mapped(Mapped),
+    Plain(Extent),
     /// A conv weight stored `[out, kH, kW, in]`.
-    ChannelsLast(Mapped),
+    ChannelsLast(Extent),
     /// A matrix stored `[in, out]`.
-    Transposed(Mapped),
+    Transposed(Extent),
     /// MLX codes.
     Affine(AffineData),
     /// Rows of our blocks.
-    Blocks(BlockFormat, Mapped),
+    Blocks(BlockFormat, Extent),
     /// The result of a fold, computed when first asked for.
     Folded(Arc<Fold>, FoldedPart),
 }
 
-/// Numbers of one type in a mapped file.
+/// Numbers of one type and their place in a file.
 #[derive(Debug, Clone)]
-pub(crate) struct Mapped {
-    pub(crate) file: Arc<MappedFile>,
+pub(crate) struct Extent {
+    pub(crate) file: Arc<TensorFile>,
     pub(crate) dtype: Dtype,
     pub(crate) range: Range<usize>,
 }
@@ -160,9 +165,9 @@ pub(crate) struct Mapped {
 #[derive(Debug, Clone)]
 pub(crate) struct AffineData {
     pub(crate) layout: Affine,
-    pub(crate) codes: Mapped,
-    pub(crate) scales: Mapped,
-    pub(crate) biases: Mapped,
+    pub(crate) codes: Extent,
+    pub(crate) scales: Extent,
+    pub(crate) biases: Extent,
 }
 
 /// A recipe and its result.
@@ -171,7 +176,7 @@ pub(crate) struct Fold {
     recipe: Recipe<Tensor>,
     /// Shape of the weight.
     shape: Vec<usize>,
-    result: OnceLock<Folded>,
+    result: OnceLock<Result<Folded, String>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,37 +190,43 @@ impl Fold {
         Arc::new(Self { recipe, shape, result: OnceLock::new() })
     }
 
-    fn part(&self, part: FoldedPart) -> &[f32] {
-        let result = self.result.get_or_init(|| self.recipe.fold(&self.shape));
-        match part {
-            FoldedPart::Weight => &result.weight,
-            FoldedPart::Bias => &result.bias,
-        }
+    fn part(&self, part: FoldedPart) -> Result<&[f32], String> {
+        let result = self.result.get_or_init(|| Ok(self.recipe.read()?.fold(&self.shape)));
+        let folded = result.as_ref().map_err(String::clone)?;
+        Ok(match part {
+            FoldedPart::Weight => &folded.weight,
+            FoldedPart::Bias => &folded.bias,
+        })
     }
 }
 
-impl Mapped {
-    fn bytes(&self) -> &[u8] {
-        // The range was checked against the file by `parse_header`.
-        self.file.bytes().get(self.range.clone()).unwrap_or_default()
+impl Extent {
+    /// Bytes of it, the range counted from its beginning.
+    fn get(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>, String> {
+        // The extent was checked against the file by `parse_header`.
+        let begin = self.range.start;
+        let bytes = self.file.get(begin + range.start..begin + range.end);
+        bytes.map_err(|e| format!("cannot read {}: {e}", self.file.path.display()))
     }
 
     /// Convert `out.len()` values, beginning with value `first`.
-    fn read(&self, first: usize, out: &mut [f32]) {
+    fn read(&self, first: usize, out: &mut [f32]) -> Result<(), String> {
         let size = self.dtype.size();
-        let bytes = self.bytes().get(first * size..(first + out.len()) * size).unwrap_or_default();
-        to_f32(self.dtype, bytes, out);
+        let bytes = self.get(first * size..(first + out.len()) * size)?;
+        to_f32(self.dtype, &bytes, out);
         self.file.count_read(bytes.len());
+        Ok(())
     }
 }
 
 impl Tensor {
     /// All values, row-major.
-    pub(crate) fn read(&self) -> Vec<f32> {
+    pub(crate) fn read(&self) -> Result<Vec<f32>, String> {
         let mut out = vec![0.0; self.shape.iter().product()];
-        // All rows are inside.
-        let _ = self.read_rows(0, &mut out);
-        out
+        if !out.is_empty() {
+            self.read_rows(0, &mut out)?;
+        }
+        Ok(out)
     }
 
     fn row_len(&self) -> usize {
@@ -234,47 +245,52 @@ impl Tensor {
         }
         let first = first_row * row_len;
         match &self.data {
-            Data::Mapped(mapped) => mapped.read(first, out),
-            Data::ChannelsLast(mapped) => self.read_channels_last(mapped, first, out),
-            Data::Transposed(mapped) => {
-                for (i, v) in out.iter_mut().enumerate() {
-                    let (row, col) = (first_row + i / row_len, i % row_len);
-                    mapped.read(col * rows + row, std::slice::from_mut(v));
+            Data::Plain(plain) => plain.read(first, out)?,
+            Data::ChannelsLast(theirs) => self.read_channels_last(theirs, first, out)?,
+            Data::Transposed(theirs) => {
+                // A column of ours, cut to the rows that are wanted, is a run of the file.
+                let mut column = vec![0.0; wanted];
+                for col in 0..row_len {
+                    theirs.read(col * rows + first_row, &mut column)?;
+                    for (row, value) in column.iter().enumerate() {
+                        out[row * row_len + col] = *value;
+                    }
                 }
             }
             Data::Affine(affine) => affine.read(first_row, row_len, out)?,
             Data::Blocks(format, bytes) => {
                 let row_bytes = format.row_bytes(row_len);
-                let blocks = bytes.bytes().get(first_row * row_bytes..).unwrap_or_default();
+                let blocks = bytes.get(first_row * row_bytes..(first_row + wanted) * row_bytes)?;
                 for (blocks, out) in blocks.chunks_exact(row_bytes).zip(out.chunks_exact_mut(row_len)) {
                     decode_row(*format, blocks, out);
                 }
             }
-            Data::Folded(fold, part) => out.copy_from_slice(&fold.part(*part)[first..][..out.len()]),
+            Data::Folded(fold, part) => out.copy_from_slice(&fold.part(*part)?[first..][..out.len()]),
         }
         Ok(())
     }
 
     /// Rows `[kH, kW, in]` to rows `[in, kH, kW]`.
-    fn read_channels_last(&self, mapped: &Mapped, first: usize, out: &mut [f32]) {
+    fn read_channels_last(&self, theirs: &Extent, first: usize, out: &mut [f32]) -> Result<(), String> {
         let row_len = self.row_len();
         let channels = self.shape.get(1).copied().unwrap_or(1);
         let taps = row_len / channels;
         let mut row = vec![0.0; row_len];
         for (i, out) in out.chunks_exact_mut(row_len).enumerate() {
-            mapped.read(first + i * row_len, &mut row);
+            theirs.read(first + i * row_len, &mut row)?;
             for tap in 0..taps {
                 for channel in 0..channels {
                     out[channel * taps + tap] = row[tap * channels + channel];
                 }
             }
         }
+        Ok(())
     }
 
     fn stored_dtype(&self) -> StoredDtype {
         match &self.data {
-            Data::Mapped(mapped) | Data::ChannelsLast(mapped) | Data::Transposed(mapped) => {
-                mapped.stored_dtype()
+            Data::Plain(floats) | Data::ChannelsLast(floats) | Data::Transposed(floats) => {
+                floats.stored_dtype()
             }
             Data::Affine(affine) => {
                 StoredDtype::Affine { bits: affine.layout.bits(), group_size: affine.layout.group_size() }
@@ -288,7 +304,7 @@ impl Tensor {
 
     pub(crate) fn stored_bytes(&self) -> usize {
         match &self.data {
-            Data::Mapped(bytes)
+            Data::Plain(bytes)
             | Data::ChannelsLast(bytes)
             | Data::Transposed(bytes)
             | Data::Blocks(_, bytes) => bytes.range.len(),
@@ -301,7 +317,7 @@ impl Tensor {
     }
 }
 
-impl Mapped {
+impl Extent {
     fn stored_dtype(&self) -> StoredDtype {
         match self.dtype {
             Dtype::F16 => StoredDtype::F16,
@@ -318,9 +334,9 @@ impl AffineData {
         let mut codes = vec![0; words];
         let (mut scales, mut biases) = (vec![0.0; groups], vec![0.0; groups]);
         for (row, out) in (first_row..).zip(out.chunks_exact_mut(row_len)) {
-            to_u32(self.codes.bytes().get(row * words * 4..).unwrap_or_default(), &mut codes);
-            self.scales.read(row * groups, &mut scales);
-            self.biases.read(row * groups, &mut biases);
+            to_u32(&self.codes.get(row * words * 4..(row + 1) * words * 4)?, &mut codes);
+            self.scales.read(row * groups, &mut scales)?;
+            self.biases.read(row * groups, &mut biases)?;
             decode_affine_row(self.layout, &codes, &scales, &biases, out).map_err(|e| e.to_string())?;
         }
         Ok(())

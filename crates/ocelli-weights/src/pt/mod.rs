@@ -38,6 +38,8 @@ pub enum PtError {
     NoTensors,
     #[error("tensor `{tensor}`: {reason}")]
     Tensor { tensor: String, reason: String },
+    #[error("a .pt file can be read from a directory only; store the model as safetensors")]
+    NotMapped,
 }
 
 /// Where each tensor of a `.pt` file lies. Wrappers around the names (`state_dict`, `module.`) are taken off.

@@ -15,6 +15,7 @@ use super::QuantPolicy;
 use crate::checkpoint::{Checkpoint, licence_file};
 use crate::disk::{DiskFull, check_space};
 use crate::error::LoadError;
+use crate::folder::Directory;
 use crate::quantization::{OUR_FIELD, OUR_VERSION};
 use crate::safetensors_file::header_json;
 use crate::shards::TensorFiles;
@@ -103,7 +104,7 @@ pub fn write_quantized(
         return Err(QuantizeError::Exists { dir: to.to_owned() });
     }
     let checkpoint = Checkpoint::open(from, None)?;
-    let files = TensorFiles::open(from)?;
+    let files = TensorFiles::open(&Directory::new(from))?;
     let entries = entries(&checkpoint, &files, policy)?;
     let total = entries.iter().map(|entry| entry.bytes).sum();
     let partial = partial_name(to);
@@ -116,7 +117,7 @@ pub fn write_quantized(
         .map_err(QuantizeError::from)
         .and_then(|()| copy_beside(from, &partial))
         .and_then(|()| write_config(from, &partial, policy))
-        .and_then(|()| write_weights(&checkpoint, &files, &entries, &partial, progress))
+        .and_then(|()| write_weights(&checkpoint, (from, &files), &entries, &partial, progress))
         .and_then(|()| std::fs::rename(&partial, to).map_err(|e| io_error(to, e)));
     if written.is_err() {
         // The first error is the one to tell.
@@ -205,7 +206,7 @@ fn write_config(from: &Path, to: &Path, policy: QuantPolicy) -> Result<(), Quant
 
 fn write_weights(
     checkpoint: &Checkpoint,
-    files: &TensorFiles,
+    (from, files): (&Path, &TensorFiles),
     entries: &[Entry],
     to: &Path,
     progress: &mut dyn FnMut(u64, u64),
@@ -227,7 +228,8 @@ fn write_weights(
                 })?;
             }
             None => {
-                file.write_all(files.bytes(entry.key)).map_err(failed)?;
+                let bytes = files.bytes(entry.key).map_err(|e| io_error(from, e))?;
+                file.write_all(&bytes).map_err(failed)?;
                 done += entry.bytes;
                 progress(done, total);
             }
