@@ -18,12 +18,10 @@ mod tables;
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::LazyLock;
 
-use regex::Regex;
-
-use crate::TextError;
 use crate::byte_level::{BYTES_IN_ORDER, spell};
+use crate::unicode::{is_letter, is_number};
+use crate::{ModelFiles, TextError};
 
 pub use learn::write_learned_clip_tokenizer;
 
@@ -82,7 +80,15 @@ impl ClipTokenizer {
     /// When the files are missing, unreadable, malformed or not of the CLIP kind. The error names the
     /// file.
     pub fn from_dir(dir: &Path) -> Result<Self, TextError> {
-        let files::Vocabulary { path, tokens, merges, start, end } = files::read_vocabulary(dir)?;
+        ModelFiles::with_dir(dir, Self::from_files)
+    }
+
+    /// As [`Self::from_dir`], of files that need not be in a directory.
+    ///
+    /// # Errors
+    /// As for [`Self::from_dir`].
+    pub fn from_files(files: ModelFiles) -> Result<Self, TextError> {
+        let files::Vocabulary { path, tokens, merges, start, end } = files::read_vocabulary(files)?;
         let id = |token: &str| {
             let missing = || TextError::malformed(&path, format!("its vocabulary has no token {token:?}"));
             tokens.get(token).copied().ok_or_else(missing)
@@ -113,12 +119,12 @@ impl ClipTokenizer {
         assert!(context_length > 0, "a row without room for the end token");
         let mut ids = vec![self.start];
         let text = clean::clean(text);
-        for word in WORDS.find_iter(&text) {
+        for word in words(&text) {
             // What does not fit is cut off below.
             if ids.len() >= context_length {
                 break;
             }
-            self.encode_word(word.as_str(), &mut ids);
+            self.encode_word(word, &mut ids);
         }
         ids.push(self.end);
         if ids.len() > context_length {
@@ -180,11 +186,88 @@ impl Default for ClipTokenizer {
     }
 }
 
-/// How cleaned text is cut into words. Case is ignored in the literals, which matters only for `ſ`, an
-/// `s` that stays when text is lower-cased. U+0345, a mark that counts as a variant of the letter `ι`, is
-/// neither a letter nor anything else to Python's `regex` and so left out.
-static WORDS: LazyLock<Regex> = LazyLock::new(|| {
-    clean::pattern(
-        r"(?i:<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\u{345}]+",
-    )
-});
+/// Cleaned text cut into words, by the expression
+/// `(?i:<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\u{345}]+`.
+///
+/// Case is ignored in the literals, which matters only for `ſ`, an `s` that stays when text is lower-cased. U+0345, a
+/// mark that counts as a variant of the letter `ι`, is neither a letter nor anything else to Python's `regex` and so
+/// left out.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    const LITERALS: [&str; 9] =
+        ["<start_of_text>", "<end_of_text>", "'s", "'t", "'re", "'ve", "'m", "'ll", "'d"];
+    let is_sign = |c: char| !(c.is_whitespace() || is_letter(c) || is_number(c) || c == '\u{345}');
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{345}');
+        let first = rest.chars().next()?;
+        let run = |is: &dyn Fn(char) -> bool| rest.find(|c| !is(c)).unwrap_or(rest.len());
+        let len = if let Some(len) = LITERALS.iter().find_map(|literal| literal_len(rest, literal)) {
+            len
+        } else if is_letter(first) {
+            run(&is_letter)
+        } else if is_number(first) {
+            first.len_utf8()
+        } else {
+            run(&is_sign)
+        };
+        let (word, after) = rest.split_at(len);
+        rest = after;
+        Some(word)
+    })
+}
+
+/// Bytes of `literal` in any case, if `text` begins with it.
+fn literal_len(text: &str, literal: &str) -> Option<usize> {
+    let mut chars = text.chars();
+    let same = |wanted: char| {
+        let c = chars.next()?;
+        (c.eq_ignore_ascii_case(&wanted) || (c == 'ſ' && wanted == 's')).then_some(c.len_utf8())
+    };
+    literal.chars().map(same).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words;
+    use regex::Regex;
+
+    #[test]
+    fn words_are_those_of_the_expression() {
+        const PARTS: [&str; 20] = [
+            "a",
+            "é",
+            "猫",
+            "1",
+            "²",
+            " ",
+            "\u{3000}",
+            "'",
+            "s",
+            "ſ",
+            "re",
+            "L",
+            "!",
+            "<",
+            "\u{345}",
+            "\u{301}",
+            "<start_of_text>",
+            "<ſTART_OF_TEXT>",
+            "<end_of_text",
+            "🙂",
+        ];
+        let expression = Regex::new(
+            r"(?i:<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\u{345}]+",
+        )
+        .unwrap();
+        let mut seed = 1u64;
+        for _ in 0..20_000 {
+            let mut text = String::new();
+            for _ in 0..12 {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                text.push_str(PARTS[(seed >> 33) as usize % PARTS.len()]);
+            }
+            let theirs: Vec<&str> = expression.find_iter(&text).map(|found| found.as_str()).collect();
+            assert_eq!(words(&text).collect::<Vec<_>>(), theirs, "{text:?}");
+        }
+    }
+}

@@ -70,12 +70,6 @@ pub enum TextError {
     /// A stop string was empty, which would stop every answer before its first character.
     #[error("a stop string is empty; leave it out")]
     EmptyStopString,
-    /// The tokenizer library refused a text.
-    #[error("cannot tokenize the text: {reason}")]
-    Encode {
-        /// What the library said.
-        reason: String,
-    },
     /// A synthetic tokenizer was asked for a size that cannot be made.
     #[error("base_vocab is {found}, but a synthetic tokenizer has between {min} and {max} base tokens")]
     BaseVocab {

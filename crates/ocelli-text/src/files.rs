@@ -4,20 +4,66 @@
 //!
 //! Only what Qwen2 has is accepted: everything after this file relies on it.
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokenizers::AddedToken;
-use tokenizers::models::bpe::{Merges, Vocab};
 
 use crate::TextError;
+use crate::added::AddedToken;
+use crate::words::QWEN2_WORDS;
 
-/// How Qwen2 cuts text into words before BPE: `PRETOKENIZE_REGEX` in transformers'
-/// `models/qwen2/tokenization_qwen2.py`. `tokenizer.json` carries its own copy.
-pub(crate) const QWEN2_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Ids of ordinary tokens.
+pub(crate) type Vocab = HashMap<String, u32>;
+
+/// The small files of a model, wherever they are.
+#[derive(Clone, Copy)]
+pub struct ModelFiles<'a> {
+    folder: &'a Path,
+    read: &'a dyn Fn(&str) -> io::Result<Option<Vec<u8>>>,
+}
+
+impl<'a> ModelFiles<'a> {
+    /// Files that `read` gives whole, by name; none if there is no such file. Messages call the place `folder`.
+    pub fn new(folder: &'a Path, read: &'a dyn Fn(&str) -> io::Result<Option<Vec<u8>>>) -> Self {
+        Self { folder, read }
+    }
+
+    /// Calls `f` with the files of a directory.
+    pub(crate) fn with_dir<R>(dir: &Path, f: impl FnOnce(ModelFiles) -> R) -> R {
+        let read = |name: &str| {
+            let path = dir.join(name);
+            if path.exists() { std::fs::read(path).map(Some) } else { Ok(None) }
+        };
+        f(ModelFiles::new(dir, &read))
+    }
+
+    pub(crate) fn folder(self) -> &'a Path {
+        self.folder
+    }
+
+    /// What messages call a file.
+    pub(crate) fn path(self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    pub(crate) fn bytes(self, name: &str) -> Result<Option<Vec<u8>>, TextError> {
+        (self.read)(name).map_err(|e| TextError::io(&self.path(name), e))
+    }
+
+    /// The content of a JSON file, or `None` when there is no such file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or does not have the fields of `T`.
+    pub(crate) fn json<T: DeserializeOwned>(self, name: &str) -> Result<Option<T>, TextError> {
+        let parse = |bytes: Vec<u8>| {
+            serde_json::from_slice(&bytes).map_err(|e| TextError::malformed(&self.path(name), e))
+        };
+        self.bytes(name)?.map(parse).transpose()
+    }
+}
 
 /// A byte-level BPE as its files describe it.
 pub(crate) struct Description {
@@ -26,43 +72,39 @@ pub(crate) struct Description {
     /// Id of each ordinary token, spelled in the byte alphabet.
     pub vocab: Vocab,
     /// Pairs to join, most urgent first.
-    pub merges: Merges,
+    pub merges: Vec<(String, String)>,
     /// Control tokens and other literal tokens, by ascending id.
     pub added: Vec<(u32, AddedToken)>,
-    /// The regular expression that cuts text into words.
-    pub words: String,
     /// Whether text is brought to Unicode form NFC first.
     pub nfc: bool,
 }
 
-/// The tokenizer described by the files in `dir`; `tokenizer.json` wins when both layouts are there.
-pub(crate) fn read_description(dir: &Path) -> Result<Description, TextError> {
-    let json = dir.join("tokenizer.json");
-    let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
-    if json.exists() {
-        read_tokenizer_json(json)
-    } else if vocab.exists() && merges.exists() {
-        read_vocab_and_merges(dir, vocab, &merges)
-    } else {
-        Err(TextError::NoTokenizer { dir: dir.to_owned() })
+/// The tokenizer described by the files; `tokenizer.json` wins when both layouts are there.
+pub(crate) fn read_description(files: ModelFiles) -> Result<Description, TextError> {
+    if let Some(bytes) = files.bytes("tokenizer.json")? {
+        return read_tokenizer_json(files.path("tokenizer.json"), &bytes);
+    }
+    match vocab_and_merges(files)? {
+        Some((vocab, merges)) => {
+            let added = read_added(files)?;
+            Ok(Description { vocab, merges, added, nfc: true, path: files.path("vocab.json") })
+        }
+        None => Err(TextError::NoTokenizer { dir: files.folder().to_owned() }),
     }
 }
 
-/// The content of a JSON file, or `None` when there is no such file.
-///
-/// # Errors
-/// When the file cannot be read or does not have the fields of `T`.
-pub(crate) fn read_json_if_present<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, TextError> {
-    if path.exists() { read_json(path).map(Some) } else { Ok(None) }
-}
-
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, TextError> {
-    let bytes = read_bytes(path)?;
-    serde_json::from_slice(&bytes).map_err(|e| TextError::malformed(path, e))
-}
-
-pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, TextError> {
-    fs::read(path).map_err(|e| TextError::io(path, e))
+/// `vocab.json` and `merges.txt`, if both are there.
+pub(crate) fn vocab_and_merges(
+    files: ModelFiles,
+) -> Result<Option<(Vocab, Vec<(String, String)>)>, TextError> {
+    let Some(merges) = files.bytes("merges.txt")? else { return Ok(None) };
+    let Some(vocab) = files.json("vocab.json")? else { return Ok(None) };
+    let path = files.path("merges.txt");
+    let text = String::from_utf8(merges).map_err(|e| TextError::malformed(&path, e))?;
+    // Only the version line is a comment: "# #" is a merge.
+    let lines = text.lines().filter(|line| !line.starts_with("#version") && !line.is_empty());
+    let merges = lines.map(|line| split_merge(&path, line)).collect::<Result<_, TextError>>()?;
+    Ok(Some((vocab, merges)))
 }
 
 #[derive(Deserialize)]
@@ -147,18 +189,20 @@ impl Merge {
     }
 }
 
-fn read_tokenizer_json(path: PathBuf) -> Result<Description, TextError> {
-    let bytes = read_bytes(&path)?;
-    check_kind(&path, &bytes)?;
-    let file: TokenizerJson = serde_json::from_slice(&bytes).map_err(|e| TextError::malformed(&path, e))?;
+fn read_tokenizer_json(path: PathBuf, bytes: &[u8]) -> Result<Description, TextError> {
+    check_kind(&path, bytes)?;
+    let file: TokenizerJson = serde_json::from_slice(bytes).map_err(|e| TextError::malformed(&path, e))?;
     check_model(&path, &file)?;
     let nfc = file.normalizer.is_some();
     let words = words_pattern(file.pre_tokenizer)
         .ok_or_else(|| not_qwen2(&path, "its pre_tokenizer is not a regex split, then ByteLevel"))?;
+    if words != QWEN2_WORDS {
+        return Err(not_qwen2(&path, format!("it cuts words by {words:?}")));
+    }
     let merges = file.model.merges.into_iter().map(|merge| merge.pair(&path));
-    let merges = merges.collect::<Result<Merges, TextError>>()?;
+    let merges = merges.collect::<Result<_, TextError>>()?;
     let added = sorted(file.added_tokens.into_iter().map(|entry| (entry.id, entry.token)));
-    Ok(Description { vocab: file.model.vocab, merges, added, words, nfc, path })
+    Ok(Description { vocab: file.model.vocab, merges, added, nfc, path })
 }
 
 fn not_qwen2(path: &Path, found: impl Into<String>) -> TextError {
@@ -217,24 +261,6 @@ fn words_pattern(pre_tokenizer: Option<PreTokenizer>) -> Option<String> {
     }
 }
 
-fn read_vocab_and_merges(dir: &Path, vocab: PathBuf, merges: &Path) -> Result<Description, TextError> {
-    Ok(Description {
-        vocab: read_json(&vocab)?,
-        merges: read_merges(merges)?,
-        added: read_added(dir)?,
-        words: QWEN2_WORDS.to_owned(),
-        nfc: true,
-        path: vocab,
-    })
-}
-
-pub(crate) fn read_merges(path: &Path) -> Result<Merges, TextError> {
-    let text = String::from_utf8(read_bytes(path)?).map_err(|e| TextError::malformed(path, e))?;
-    // Only the version line is a comment: "# #" is a merge.
-    let lines = text.lines().filter(|line| !line.starts_with("#version") && !line.is_empty());
-    lines.map(|line| split_merge(path, line)).collect()
-}
-
 fn split_merge(path: &Path, line: &str) -> Result<(String, String), TextError> {
     match line.split_once(' ') {
         Some((left, right)) if !left.is_empty() && !right.is_empty() && !right.contains(' ') => {
@@ -253,14 +279,14 @@ struct TokenizerConfig {
 ///
 /// `added_tokens.json` does not say which tokens are special; all of them are taken to be, since
 /// Qwen2 chat checkpoints only add control tokens.
-fn read_added(dir: &Path) -> Result<Vec<(u32, AddedToken)>, TextError> {
-    let config: Option<TokenizerConfig> = read_json_if_present(&dir.join("tokenizer_config.json"))?;
+fn read_added(files: ModelFiles) -> Result<Vec<(u32, AddedToken)>, TextError> {
+    let config: Option<TokenizerConfig> = files.json("tokenizer_config.json")?;
     if let Some(added) = config.and_then(|config| config.added_tokens_decoder) {
         return Ok(sorted(added));
     }
-    let added: Option<BTreeMap<String, u32>> = read_json_if_present(&dir.join("added_tokens.json"))?;
+    let added: Option<BTreeMap<String, u32>> = files.json("added_tokens.json")?;
     let added = added.unwrap_or_default().into_iter();
-    Ok(sorted(added.map(|(content, id)| (id, AddedToken::from(content, true)))))
+    Ok(sorted(added.map(|(content, id)| (id, AddedToken::control(content)))))
 }
 
 /// By ascending id, the order in which the library numbers added tokens.

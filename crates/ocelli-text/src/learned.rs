@@ -3,12 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior};
-
-use crate::TextError;
 use crate::byte_level::spell;
-use crate::files::QWEN2_WORDS;
+use crate::words::qwen2_words;
 
 /// Tokens of single bytes.
 const BYTES: usize = 256;
@@ -21,15 +17,9 @@ struct Word {
 
 /// At most `count` merges, the most frequent pair first, of two equally frequent ones the pair of lower tokens. Fewer
 /// when every word of `texts` is one token by then. The same texts in any order give the same merges.
-///
-/// # Errors
-/// When the library refuses a text.
-pub(crate) fn merges<'a>(
-    texts: impl IntoIterator<Item = &'a str>,
-    count: usize,
-) -> Result<Vec<(String, String)>, TextError> {
+pub(crate) fn merges<'a>(texts: impl IntoIterator<Item = &'a str>, count: usize) -> Vec<(String, String)> {
     let mut spelled: Vec<String> = (0..=255).map(|byte| spell(byte).to_string()).collect();
-    let mut words = words(texts)?;
+    let mut words = words(texts);
     let mut merges = Vec::new();
     while merges.len() < count {
         let Some(pair) = most_frequent(&words) else { break };
@@ -39,25 +29,20 @@ pub(crate) fn merges<'a>(
         words.iter_mut().for_each(|word| merge(&mut word.tokens, pair, merged));
     }
     debug_assert_eq!(spelled.len(), BYTES + merges.len());
-    Ok(merges)
+    merges
 }
 
 /// The words of all texts, as the tokenizer cuts them.
-fn words<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Vec<Word>, TextError> {
-    let refused = |e: tokenizers::Error| TextError::Encode { reason: e.to_string() };
-    let pattern = SplitPattern::Regex(QWEN2_WORDS.to_owned());
-    let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(refused)?;
+fn words<'a>(texts: impl IntoIterator<Item = &'a str>) -> Vec<Word> {
     let mut counts = BTreeMap::new();
     for text in texts {
-        let mut pieces = PreTokenizedString::from(text);
-        split.pre_tokenize(&mut pieces).map_err(refused)?;
-        for (word, ..) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte) {
+        for word in qwen2_words(text) {
             *counts.entry(word.as_bytes().to_vec()).or_insert(0u64) += 1;
         }
     }
     let word =
         |(bytes, count): (Vec<u8>, u64)| Word { tokens: bytes.into_iter().map(usize::from).collect(), count };
-    Ok(counts.into_iter().map(word).collect())
+    counts.into_iter().map(word).collect()
 }
 
 fn most_frequent(words: &[Word]) -> Option<[usize; 2]> {
@@ -85,7 +70,7 @@ mod tests {
     use super::*;
 
     fn learned(texts: &[&str], count: usize) -> Vec<String> {
-        merges(texts.iter().copied(), count).expect("texts").into_iter().map(|(a, b)| a + &b).collect()
+        merges(texts.iter().copied(), count).into_iter().map(|(a, b)| a + &b).collect()
     }
 
     #[test]

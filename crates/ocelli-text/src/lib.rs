@@ -16,6 +16,8 @@
 
 #![forbid(unsafe_code)]
 
+mod added;
+mod bpe;
 mod byte_level;
 mod clip;
 mod error;
@@ -28,14 +30,17 @@ mod stream;
 mod synth;
 pub mod templates;
 mod tokenizer;
+mod unicode;
+mod words;
 
 pub use clip::{CLIP_CONTEXT_LENGTH, ClipTokenizer, ClipTokens, write_learned_clip_tokenizer};
 pub use error::TextError;
+pub use files::ModelFiles;
 pub use prompt::{
     DEFAULT_SYSTEM, PromptToken, Role, SaidToken, Template, Turn, build_conversation, build_prompt, render,
 };
 pub use stop::{StopMatcher, StopStep};
-pub use stop_ids::stop_ids;
+pub use stop_ids::{stop_ids, stop_ids_of};
 pub use stream::TokenStream;
 pub use synth::{write_learned_qwen2_tokenizer, write_synthetic_qwen2_tokenizer};
 pub use tokenizer::{END_OF_TEXT, IM_END, IM_START, IMAGE, Qwen2Tokenizer};

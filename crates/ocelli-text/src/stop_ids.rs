@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::files::read_json_if_present;
+use crate::files::ModelFiles;
 use crate::tokenizer::IM_END;
 use crate::{Qwen2Tokenizer, TextError};
 
@@ -14,9 +14,17 @@ use crate::{Qwen2Tokenizer, TextError};
 /// # Errors
 /// When a file is unreadable or malformed, or when no id is found at all.
 pub fn stop_ids(dir: &Path, tokenizer: &Qwen2Tokenizer) -> Result<Vec<u32>, TextError> {
+    ModelFiles::with_dir(dir, |files| stop_ids_of(files, tokenizer))
+}
+
+/// As [`stop_ids`], of files that need not be in a directory.
+///
+/// # Errors
+/// As for [`stop_ids`].
+pub fn stop_ids_of(files: ModelFiles, tokenizer: &Qwen2Tokenizer) -> Result<Vec<u32>, TextError> {
     let mut found = Vec::new();
     for name in ["generation_config.json", "config.json"] {
-        let config: Option<Config> = read_json_if_present(&dir.join(name))?;
+        let config: Option<Config> = files.json(name)?;
         for config in config.iter().flat_map(|config| [Some(config), config.text_config.as_deref()]) {
             found.extend(
                 config.and_then(|config| config.eos_token_id.as_ref()).into_iter().flat_map(Ids::ids),
@@ -31,7 +39,7 @@ pub fn stop_ids(dir: &Path, tokenizer: &Qwen2Tokenizer) -> Result<Vec<u32>, Text
             ids.push(id);
         }
     }
-    if ids.is_empty() { Err(TextError::NoStopToken { dir: dir.to_owned() }) } else { Ok(ids) }
+    if ids.is_empty() { Err(TextError::NoStopToken { dir: files.folder().to_owned() }) } else { Ok(ids) }
 }
 
 #[derive(Deserialize)]

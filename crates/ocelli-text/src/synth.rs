@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use crate::TextError;
 use crate::byte_level::spell;
-use crate::files::QWEN2_WORDS;
 use crate::tokenizer::{END_OF_TEXT, IM_END, IM_START, IMAGE};
+use crate::words::QWEN2_WORDS;
 
 /// One token for each byte.
 const BYTES: usize = 256;
@@ -51,7 +51,7 @@ pub fn write_synthetic_qwen2_tokenizer(
 /// at most `base_vocab`.
 ///
 /// # Errors
-/// When `base_vocab` is below 256, a text is refused, or a file cannot be written.
+/// When `base_vocab` is below 256 or a file cannot be written.
 pub fn write_learned_qwen2_tokenizer<'a>(
     dir: &Path,
     texts: impl IntoIterator<Item = &'a str>,
@@ -61,7 +61,7 @@ pub fn write_learned_qwen2_tokenizer<'a>(
     let max = u32::MAX as usize;
     let count =
         base_vocab.checked_sub(BYTES).ok_or(TextError::BaseVocab { found: base_vocab, min: BYTES, max })?;
-    let merges = crate::learned::merges(texts, count)?;
+    let merges = crate::learned::merges(texts, count);
     write_files(dir, &merges, with_image_token)?;
     Ok(BYTES + merges.len())
 }

@@ -1,23 +1,19 @@
-//! The Qwen2 tokenizer: byte-level BPE (Sennrich et al. 2016, <https://aclanthology.org/P16-1162>,
-//! on bytes as in GPT-2), run by the Hugging Face `tokenizers` library on the checkpoint's files.
+//! The Qwen2 tokenizer: byte-level BPE (on bytes as in GPT-2) of the checkpoint's files.
 //!
-//! The BPE model is built without its control tokens. So text can only become ordinary tokens, and
-//! [`Qwen2Tokenizer::encode`] cuts control tokens out beforehand where that is wanted.
+//! It gives what the Hugging Face `tokenizers` library gives, with which the tests compare it. BPE knows nothing of
+//! control tokens: so text can only become ordinary tokens, and [`Qwen2Tokenizer::encode`] cuts control tokens out
+//! beforehand where that is wanted.
 
 use std::path::Path;
 
-use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::normalizers::NFC;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{
-    AddedToken, AddedVocabulary, OffsetReferential, OffsetType, SplitDelimiterBehavior, TokenizerImpl,
-};
+use unicode_normalization::UnicodeNormalization;
 
 use crate::TextError;
+use crate::added::{Added, Piece};
+use crate::bpe::{Merges, join};
 use crate::byte_level::{spell, token_bytes};
-use crate::files::{Description, read_description};
+use crate::files::{Description, ModelFiles, Vocab, read_description};
+use crate::words::qwen2_words;
 
 /// Opens a chat turn.
 pub const IM_START: &str = "<|im_start|>";
@@ -28,13 +24,14 @@ pub const END_OF_TEXT: &str = "<|endoftext|>";
 /// Marks an image; a token only in the transformers-native and MLX checkpoints.
 pub const IMAGE: &str = "<image>";
 
-/// Normalizer, word splitter, BPE and nothing after it.
-type PlainTokenizer = TokenizerImpl<BPE, NFC, Sequence, ByteLevel, ByteLevel>;
-
 /// The tokenizer of one checkpoint. One value serves many threads.
 pub struct Qwen2Tokenizer {
-    plain: PlainTokenizer,
-    added: AddedVocabulary,
+    /// The token of each byte.
+    bytes: [u32; 256],
+    merges: Merges,
+    /// Whether text is brought to Unicode form NFC first.
+    nfc: bool,
+    added: Added,
     tokens: TokenTable,
 }
 
@@ -47,22 +44,20 @@ impl Qwen2Tokenizer {
     /// When the files are missing, unreadable, malformed or not of the Qwen2 kind. The error
     /// names the file.
     pub fn from_dir(dir: &Path) -> Result<Self, TextError> {
-        let description = read_description(dir)?;
-        check_bytes(&description)?;
+        ModelFiles::with_dir(dir, Self::from_files)
+    }
+
+    /// As [`Self::from_dir`], of files that need not be in a directory.
+    ///
+    /// # Errors
+    /// As for [`Self::from_dir`].
+    pub fn from_files(files: ModelFiles) -> Result<Self, TextError> {
+        let description = read_description(files)?;
+        let bytes = byte_tokens(&description)?;
         let tokens = TokenTable::new(&description)?;
-        let Description { path, vocab, merges, added, words, nfc } = description;
-
-        let bpe = BPE::builder().vocab_and_merges(vocab, merges).build();
-        let bpe = bpe.map_err(|e| TextError::malformed(&path, e))?;
-        let added = added_vocabulary(&path, added, &bpe)?;
-        let words = Split::new(SplitPattern::Regex(words), SplitDelimiterBehavior::Isolated, false);
-        let words = words.map_err(|e| TextError::malformed(&path, e))?;
-        let bytes = ByteLevel::new(false, false, false);
-
-        let mut plain = PlainTokenizer::new(bpe);
-        plain.with_normalizer(nfc.then_some(NFC));
-        plain.with_pre_tokenizer(Some(Sequence::new(vec![words.into(), bytes.into()])));
-        Ok(Self { plain, added, tokens })
+        let merges = merge_table(&description)?;
+        let Description { path, vocab, added, nfc, .. } = description;
+        Ok(Self { bytes, merges, nfc, added: Added::new(&path, added, &vocab)?, tokens })
     }
 
     /// The ids of `text`, in which the literal text of a control token is that token.
@@ -70,16 +65,13 @@ impl Qwen2Tokenizer {
     /// For text that the program wrote. Text from a user goes through [`Self::encode_plain`].
     ///
     /// # Errors
-    /// When the library refuses the text.
+    /// None that is known: all bytes have tokens.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        let pieces = self.added.extract_and_normalize(self.plain.get_normalizer(), text);
         let mut ids = Vec::new();
-        for (piece, _, token) in pieces.get_splits(OffsetReferential::Original, OffsetType::None) {
-            match token {
-                Some(token) => ids.extend(token.iter().map(|token| token.id)),
-                None => ids.extend(self.encode_plain(piece)?),
-            }
-        }
+        self.added.split(text, self.nfc, |piece| match piece {
+            Piece::Token(id) => ids.push(id),
+            Piece::Text(text) => self.push_plain(text, &mut ids),
+        });
         Ok(ids)
     }
 
@@ -87,11 +79,28 @@ impl Qwen2Tokenizer {
     /// token in it is spelled out and never becomes that token.
     ///
     /// # Errors
-    /// When the library refuses the text.
+    /// None that is known: all bytes have tokens.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        let encoding = self.plain.encode_fast(text, false);
-        let encoding = encoding.map_err(|e| TextError::Encode { reason: e.to_string() })?;
-        Ok(encoding.get_ids().to_vec())
+        let mut ids = Vec::new();
+        self.push_plain(text, &mut ids);
+        Ok(ids)
+    }
+
+    fn push_plain(&self, text: &str, ids: &mut Vec<u32>) {
+        let composed: String;
+        let text = if self.nfc && !text.is_ascii() {
+            composed = text.nfc().collect();
+            &composed
+        } else {
+            text
+        };
+        let mut word = Vec::new();
+        for bytes in qwen2_words(text) {
+            word.clear();
+            word.extend(bytes.bytes().map(|byte| self.bytes[usize::from(byte)]));
+            join(&mut word, &self.merges);
+            ids.extend_from_slice(&word);
+        }
     }
 
     /// The text of `ids`, without control tokens when `skip_special` is set.
@@ -118,7 +127,7 @@ impl Qwen2Tokenizer {
 
     /// The id of an added token such as [`IMAGE`], given its text.
     pub fn added_id(&self, token: &str) -> Option<u32> {
-        self.added.get_vocab().get(token).copied()
+        self.added.id(token)
     }
 
     /// Whether `id` is a control token, which decoding for a reader skips.
@@ -137,39 +146,34 @@ impl Qwen2Tokenizer {
     }
 }
 
-/// Fails unless each byte is a token: BPE drops silently what it cannot spell.
-fn check_bytes(description: &Description) -> Result<(), TextError> {
-    for byte in 0..=255 {
+/// The token of each byte: BPE could not spell a text without it.
+fn byte_tokens(description: &Description) -> Result<[u32; 256], TextError> {
+    let mut bytes = [0; 256];
+    for byte in 0..=255u8 {
         let token = spell(byte).to_string();
-        if !description.vocab.contains_key(&token) {
+        let Some(&id) = description.vocab.get(&token) else {
             let reason = format!("its vocabulary has no token {token:?} for byte {byte:#04x}");
             return Err(TextError::malformed(&description.path, reason));
-        }
+        };
+        bytes[usize::from(byte)] = id;
     }
-    Ok(())
+    Ok(bytes)
 }
 
-/// The added tokens under the ids the file gives them.
-fn added_vocabulary(
-    path: &Path,
-    added: Vec<(u32, AddedToken)>,
-    bpe: &BPE,
-) -> Result<AddedVocabulary, TextError> {
-    let (ids, tokens): (Vec<u32>, Vec<AddedToken>) = added.into_iter().unzip();
-    let mut vocabulary = AddedVocabulary::new();
-    vocabulary.add_tokens(&tokens, bpe, Some(&NFC));
-    // The library numbers added tokens itself, upwards from the vocabulary.
-    for (id, token) in ids.into_iter().zip(&tokens) {
-        let given = vocabulary.token_to_id(&token.content, bpe);
-        if given != Some(id) {
-            let reason = format!(
-                "added token {:?} has id {id}, but ids go on from the vocabulary without gaps",
-                token.content
-            );
-            return Err(TextError::malformed(path, reason));
-        }
+/// The merges by ids.
+fn merge_table(description: &Description) -> Result<Merges, TextError> {
+    let id = |token: &str| {
+        let missing = || {
+            let reason = format!("a merge needs token {token:?}, which its vocabulary does not have");
+            TextError::malformed(&description.path, reason)
+        };
+        description.vocab.get(token).copied().ok_or_else(missing)
+    };
+    let mut table = Merges::with_capacity(description.merges.len());
+    for (rank, (left, right)) in (0..).zip(&description.merges) {
+        table.insert((id(left)?, id(right)?), (rank, id(&format!("{left}{right}"))?));
     }
-    Ok(vocabulary)
+    Ok(table)
 }
 
 struct Token {

@@ -2,12 +2,10 @@
 //! `tokenizer.py`, which is `ftfy.fix_text` (6.3, default settings), HTML references twice, single
 //! spaces, lower case.
 
-use std::sync::LazyLock;
-
-use regex::Regex;
 use unicode_normalization::UnicodeNormalization;
 
 use super::{entities, mojibake};
+use crate::unicode::{is_digit, is_letter, is_number};
 
 /// Returns `text` as CLIP sees it.
 pub(super) fn clean(text: &str) -> String {
@@ -24,16 +22,7 @@ pub(super) fn is_space(c: char) -> bool {
 
 /// Whether Python's `\w` matches: a letter, a number or `_`.
 pub(super) fn is_word(c: char) -> bool {
-    static WORD: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\p{L}\p{N}_]"));
-    match c {
-        '\0'..='\x7f' => c.is_ascii_alphanumeric() || c == '_',
-        _ => WORD.is_match(c.encode_utf8(&mut [0; 4])),
-    }
-}
-
-/// Compiles one of this crate's own patterns.
-pub(super) fn pattern(pattern: &str) -> Regex {
-    Regex::new(pattern).expect("our own pattern is well-formed")
+    is_letter(c) || is_number(c) || c == '_'
 }
 
 /// Repairs `text` line by line, as ftfy does.
@@ -64,7 +53,6 @@ fn segments(line: &str) -> impl Iterator<Item = &str> {
 
 /// Repeats all repairs until they change nothing.
 fn fix_segment(segment: &str, unescape: bool) -> String {
-    static TERMINAL_ESCAPE: LazyLock<Regex> = LazyLock::new(|| pattern(r"\x1b\[[\d;]*[a-zA-Z]"));
     let mut text = segment.to_owned();
     loop {
         let mut fixed = if unescape { entities::unescape_closed(&text) } else { text.clone() };
@@ -73,7 +61,7 @@ fn fix_segment(segment: &str, unescape: bool) -> String {
             fixed = straighten(&fixed);
         }
         fixed = fixed.replace("\r\n", "\n").replace(['\r', '\u{2028}', '\u{2029}', '\u{85}'], "\n");
-        fixed = TERMINAL_ESCAPE.replace_all(&fixed, "").into_owned();
+        fixed = without_terminal_escapes(&fixed);
         fixed.retain(|c| !is_control(c));
         if !fixed.is_ascii() {
             fixed = fixed.nfc().collect();
@@ -83,6 +71,21 @@ fn fix_segment(segment: &str, unescape: bool) -> String {
         }
         text = fixed;
     }
+}
+
+/// Takes out what `\x1b\[[\d;]*[a-zA-Z]` matches.
+fn without_terminal_escapes(text: &str) -> String {
+    const BEGIN: &str = "\x1b[";
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(BEGIN) {
+        let after = rest[at + BEGIN.len()..].trim_start_matches(|c| is_digit(c) || c == ';');
+        let is_escape = after.starts_with(|c: char| c.is_ascii_alphabetic());
+        let end = rest.len() - after.len() + usize::from(is_escape);
+        kept.push_str(&rest[..if is_escape { at } else { end }]);
+        rest = &rest[end..];
+    }
+    kept + rest
 }
 
 /// Takes Latin ligatures apart, brings full and half width to the usual width, makes quotes straight.

@@ -2,12 +2,12 @@
 //! with `merges.txt`.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use crate::TextError;
-use crate::files::{Component, Merge, read_bytes, read_json, read_merges};
+use crate::files::{Component, Merge, ModelFiles, vocab_and_merges};
 
 /// Byte-pair merges and ids, as the files have them.
 pub(super) struct Vocabulary {
@@ -24,17 +24,14 @@ pub(super) struct Vocabulary {
 const START: [&str; 2] = ["<|startoftext|>", "<start_of_text>"];
 const END: [&str; 2] = ["<|endoftext|>", "<end_of_text>"];
 
-/// The vocabulary in `dir`; `tokenizer.json` wins when both layouts are there.
-pub(super) fn read_vocabulary(dir: &Path) -> Result<Vocabulary, TextError> {
-    let json = dir.join("tokenizer.json");
-    let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
-    if json.exists() {
-        read_tokenizer_json(json)
-    } else if vocab.exists() && merges.exists() {
-        let tokens = read_json(&vocab)?;
-        with_control_tokens(vocab, tokens, read_merges(&merges)?)
-    } else {
-        Err(TextError::NoTokenizer { dir: dir.to_owned() })
+/// The vocabulary of the files; `tokenizer.json` wins when both layouts are there.
+pub(super) fn read_vocabulary(files: ModelFiles) -> Result<Vocabulary, TextError> {
+    if let Some(bytes) = files.bytes("tokenizer.json")? {
+        return read_tokenizer_json(files.path("tokenizer.json"), &bytes);
+    }
+    match vocab_and_merges(files)? {
+        Some((tokens, merges)) => with_control_tokens(files.path("vocab.json"), tokens, merges),
+        None => Err(TextError::NoTokenizer { dir: files.folder().to_owned() }),
     }
 }
 
@@ -58,20 +55,19 @@ struct Model {
     merges: Vec<Merge>,
 }
 
-fn read_tokenizer_json(path: PathBuf) -> Result<Vocabulary, TextError> {
+fn read_tokenizer_json(path: PathBuf, bytes: &[u8]) -> Result<Vocabulary, TextError> {
     #[derive(Deserialize)]
     struct ModelOnly {
         model: Component,
     }
-    let bytes = read_bytes(&path)?;
     let not_clip = |found: String| TextError::NotClip { path: path.clone(), found };
     // Other models have other fields, and "missing field `merges`" would be a poor way to say so.
-    if let Ok(file) = serde_json::from_slice::<ModelOnly>(&bytes)
+    if let Ok(file) = serde_json::from_slice::<ModelOnly>(bytes)
         && file.model.kind != "BPE"
     {
         return Err(not_clip(format!("its model is {}", file.model.kind)));
     }
-    let file: TokenizerJson = serde_json::from_slice(&bytes).map_err(|e| TextError::malformed(&path, e))?;
+    let file: TokenizerJson = serde_json::from_slice(bytes).map_err(|e| TextError::malformed(&path, e))?;
     if file.model.end_of_word_suffix.as_deref() != Some("</w>") {
         return Err(not_clip("the end of a word is not marked </w>".into()));
     }

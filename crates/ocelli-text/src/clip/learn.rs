@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{WORDS, clean};
+use super::clean;
 use crate::TextError;
 use crate::byte_level::{BYTES_IN_ORDER, spell};
 
@@ -79,8 +79,8 @@ fn words<'a>(texts: impl IntoIterator<Item = &'a str>) -> Vec<Word> {
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     for text in texts {
         let text = clean::clean(text);
-        for word in WORDS.find_iter(&text) {
-            *counts.entry(word.as_str().to_owned()).or_default() += 1;
+        for word in super::words(&text) {
+            *counts.entry(word.to_owned()).or_default() += 1;
         }
     }
     let mut places = [0; 256];
