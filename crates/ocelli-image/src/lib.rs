@@ -9,11 +9,13 @@
 //!
 //! | step | file | result |
 //! |---|---|---|
-//! | decode by content | `decode.rs` (PNG, WebP, BMP, TIFF), `jpeg.rs` with `inks.rs`, `gif.rs` | [`Rgb8`] |
+//! | decode by content | `picture.rs`, `decode.rs` (PNG, WebP, BMP, TIFF), `jpeg.rs` with `inks.rs`, `gif.rs` | [`Rgb8`] |
 //! | refuse a file cut short | `complete.rs` | [`ImageError::Truncated`] |
 //! | turn upright | `orientation.rs` | [`Rgb8`] |
 //! | pad or crop, and resize | `preprocess.rs`, `resample.rs` | `[size, size, 3]` bytes |
 //! | scale and normalise | `preprocess.rs` | `[size, size, 3]` `f32` |
+//!
+//! Without the feature `decoders`, which is on by default, pictures come as pixels: [`Rgb8::from_rgba`].
 //!
 //! Beside that way: `raw.rs` finds the preview in a camera's raw file, `metadata.rs` reads [`PhotoMetadata`],
 //! `thumbnail.rs` makes small JPEG copies.
@@ -35,28 +37,42 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "decoders")]
 mod complete;
+#[cfg(feature = "decoders")]
 mod decode;
 mod error;
+#[cfg(feature = "decoders")]
 mod gif;
 #[cfg(feature = "heic")]
 mod heic;
+#[cfg(feature = "decoders")]
 mod inks;
+#[cfg(feature = "decoders")]
 mod jpeg;
+#[cfg(feature = "decoders")]
 mod metadata;
 mod orientation;
+mod picture;
 mod preprocess;
+#[cfg(feature = "decoders")]
 mod raw;
 mod resample;
+#[cfg(feature = "decoders")]
 mod thumbnail;
 
-pub use decode::{DecodeOptions, Format, Rgb8, decode, open};
+#[cfg(feature = "decoders")]
+pub use decode::{decode, open};
 pub use error::ImageError;
+#[cfg(feature = "decoders")]
 pub use metadata::{CapturedAt, PhotoMetadata};
 pub use orientation::Orientation;
+pub use picture::{DecodeOptions, Format, Rgb8};
 pub use preprocess::{
     CLIP_MEAN, CLIP_STD, ClipPreprocess, Filter, Fit, Preprocess, ResizeMode, resize, resize_to_square,
     to_pixel_values,
 };
+#[cfg(feature = "decoders")]
 pub use raw::{RawPreview, raw_preview};
+#[cfg(feature = "decoders")]
 pub use thumbnail::thumbnail;

@@ -1,7 +1,9 @@
 //! Turning pictures upright by their EXIF orientation.
 
+#[cfg(feature = "decoders")]
 use image::metadata::Orientation as ExifOrientation;
 
+#[cfg(feature = "decoders")]
 use crate::Rgb8;
 
 /// Whether a picture is turned the way its EXIF metadata says.
@@ -15,11 +17,13 @@ pub enum Orientation {
 }
 
 /// Returns the orientation, 1 to 8, in an EXIF block (TIFF header first); 1 where it says nothing.
+#[cfg(feature = "decoders")]
 pub(crate) fn from_exif(exif: &[u8]) -> u8 {
     ExifOrientation::from_exif_chunk(exif).map_or(1, |orientation| orientation.to_exif())
 }
 
 /// Undoes EXIF orientation `exif`; any value but 2 to 8 means upright already.
+#[cfg(feature = "decoders")]
 pub(crate) fn upright(picture: Rgb8, exif: u8) -> Rgb8 {
     if !(2..=8).contains(&exif) {
         return picture;

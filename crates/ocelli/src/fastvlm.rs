@@ -3,21 +3,24 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use ocelli_cpu::{Arena, CpuDevice, CpuWeights, Isa, KvCache, PreparedPlan, RunError};
+#[cfg(feature = "decoders")]
 use ocelli_image::DecodeOptions;
 use ocelli_models::{LogitRows, Qwen2Shape, embed_tokens, fastvithd, projector, qwen2};
 use ocelli_plan::{
     AttentionShape, BlockFormat, DType, Plan, PlanBuilder, PlanError, WeightSource, plan_arena,
 };
 use ocelli_text::{
-    PromptToken, Qwen2Tokenizer, StopMatcher, StopStep, Template, TokenStream, build_prompt, stop_ids,
+    ModelFiles, PromptToken, Qwen2Tokenizer, StopMatcher, StopStep, Template, TokenStream, build_prompt,
+    stop_ids_of,
 };
-use ocelli_weights::{Checkpoint, Family, FastVlmConfig, QuantPolicy, quantized};
+use ocelli_weights::{Checkpoint, Directory, Family, FastVlmConfig, Folder, QuantPolicy, quantized};
+use web_time::Instant;
 
 use crate::Error;
 use crate::answer::{Answer, FinishReason, Timings, Usage};
+use crate::folder::small_files;
 use crate::memory::{MemoryPlan, available_memory_bytes};
 use crate::packed::PackedCache;
 use crate::prefix::{ImageEmbeds, Prefix, Slot};
@@ -142,10 +145,22 @@ impl FastVlm {
     /// When files are missing or broken, a tensor is missing, unused or misshapen, or the model does
     /// not fit in memory.
     pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self, Error> {
+        Self::load_folder(&Directory::new(dir), options)
+    }
+
+    /// As [`Self::load`], from a folder that need not be a directory.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn load_folder(folder: &dyn Folder, options: &LoadOptions) -> Result<Self, Error> {
         let isa = options.isa.map_or_else(Isa::detect, Ok)?;
-        let checkpoint = Checkpoint::open(dir, options.vision.as_deref())?;
-        let tokenizer = Arc::new(Qwen2Tokenizer::from_dir(dir)?);
-        let stop_ids = stop_ids(dir, &tokenizer)?;
+        let vision = options.vision.as_deref().map(Directory::new);
+        let vision = vision.as_ref().map(|dir| dir as &dyn Folder);
+        let checkpoint = Checkpoint::open_folder(folder, vision)?;
+        let read = small_files(folder);
+        let files = ModelFiles::new(folder.path(), &read);
+        let tokenizer = Arc::new(Qwen2Tokenizer::from_files(files)?);
+        let stop_ids = stop_ids_of(files, &tokenizer)?;
         let config = checkpoint.config.clone();
         let mut source = checkpoint.weight_source();
         if let Some(policy) = options.quant {
@@ -244,6 +259,7 @@ impl FastVlm {
     ///
     /// # Errors
     /// When it cannot be read; the error names the file.
+    #[cfg(feature = "decoders")]
     pub fn open_image(&self, path: &Path) -> Result<Image, Error> {
         self.open_image_with(path, &ImageOptions::default())
     }
@@ -252,6 +268,7 @@ impl FastVlm {
     ///
     /// # Errors
     /// When it cannot be read (the error names the file) or the resolution does not suit the tower.
+    #[cfg(feature = "decoders")]
     pub fn open_image_with(&self, path: &Path, options: &ImageOptions) -> Result<Image, Error> {
         let start = Instant::now();
         let rgb = ocelli_image::open(path, &decode_options(options))?;
@@ -262,6 +279,7 @@ impl FastVlm {
     ///
     /// # Errors
     /// As for [`Self::open_image_with`].
+    #[cfg(feature = "decoders")]
     pub fn decode_image(&self, bytes: &[u8], options: &ImageOptions) -> Result<Image, Error> {
         let start = Instant::now();
         let rgb = ocelli_image::decode(bytes, &decode_options(options))?;
@@ -598,6 +616,7 @@ impl<'a> Generation<'a> {
     }
 }
 
+#[cfg(feature = "decoders")]
 fn decode_options(options: &ImageOptions) -> DecodeOptions {
     DecodeOptions { orientation: options.orientation, max_pixels: options.max_pixels }
 }

@@ -3,10 +3,9 @@
 //! For each picture both models read the same prompt. Compared are the picture's embeddings, the
 //! probabilities of the next token at every position of the prompt, and 16 greedy tokens.
 
-use std::time::Instant;
-
 use ocelli_image::Rgb8;
 use ocelli_plan::BlockFormat;
+use web_time::Instant;
 
 use crate::Error;
 use crate::fastvlm::FastVlm;

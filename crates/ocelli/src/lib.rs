@@ -18,6 +18,7 @@
 mod answer;
 mod error;
 mod fastvlm;
+mod folder;
 mod gate;
 mod memory;
 mod mobileclip;
@@ -39,8 +40,8 @@ pub use ocelli_image::{DecodeOptions, ImageError, Orientation, Rgb8};
 pub use ocelli_plan::{BlockFormat, DType};
 pub use ocelli_text::{Role, Turn, templates};
 pub use ocelli_weights::{
-    Checkpoint, ClipCheckpoint, ClipConfig, LoadReport, QuantPolicy, QuantizeError, SynthArch, licence_file,
-    write_quantized,
+    Checkpoint, ClipCheckpoint, ClipConfig, Directory, FileBytes, Folder, LoadReport, QuantPolicy,
+    QuantizeError, SynthArch, licence_file, write_quantized,
 };
 pub use profile::{ModelMemory, OpProfile};
 pub use request::{CancelToken, Fit, Image, ImageOptions, Request, Sampling};

@@ -2,17 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use ocelli_cpu::{CpuDevice, CpuWeights, Isa};
-use ocelli_image::{ClipPreprocess, DecodeOptions, Filter, ResizeMode, Rgb8};
+#[cfg(feature = "decoders")]
+use ocelli_image::DecodeOptions;
+use ocelli_image::{ClipPreprocess, Filter, ResizeMode, Rgb8};
 use ocelli_models::{ClipTextShape, VitShape, clip_text, mci, token_head, vit};
 use ocelli_plan::{DType, Plan, PlanBuilder, PlanError, WeightSource};
-use ocelli_text::{ClipTokenizer, ClipTokens};
-use ocelli_weights::{ClipCheckpoint, ClipConfig, ClipTower, Fnv, Interpolation};
+use ocelli_text::{ClipTokenizer, ClipTokens, ModelFiles};
+use ocelli_weights::{ClipCheckpoint, ClipConfig, ClipTower, Directory, Fnv, Folder, Interpolation};
+use web_time::Instant;
 
 use crate::Error;
 use crate::fastvlm::{Stage as Prepared, lock, ms_since, named};
+use crate::folder::small_files;
 use crate::packed::PackedCache;
 use crate::trace::{Stage, planar};
 
@@ -52,7 +55,7 @@ pub struct MobileClip {
     /// Names of the text tower's tensors, in order.
     text_tensors: Vec<String>,
     /// Where the vocabulary comes from.
-    vocabulary: Option<PathBuf>,
+    vocabulary: Option<Arc<dyn Folder>>,
     tokenizer: Mutex<Option<Arc<ClipTokenizer>>>,
     image: Mutex<Option<Arc<Tower>>>,
     text: Mutex<Option<Arc<Tower>>>,
@@ -90,11 +93,31 @@ impl MobileClip {
     /// # Errors
     /// When files are missing or broken, or a tensor is missing, unused or misshapen.
     pub fn load(path: &Path, options: &ClipOptions) -> Result<Self, Error> {
-        let isa = options.isa.map_or_else(Isa::detect, Ok)?;
         let checkpoint = ClipCheckpoint::open(path)?;
         let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-        let own = ["tokenizer.json", "vocab.json"].iter().any(|name| dir.join(name).is_file());
-        let vocabulary = options.tokenizer.clone().or_else(|| own.then(|| dir.to_owned()));
+        Self::with_checkpoint(checkpoint, Arc::new(Directory::new(dir)), options)
+    }
+
+    /// As [`Self::load`], from a folder that need not be a directory.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn load_folder(folder: Arc<dyn Folder>, options: &ClipOptions) -> Result<Self, Error> {
+        let checkpoint = ClipCheckpoint::open_folder(&*folder)?;
+        Self::with_checkpoint(checkpoint, folder, options)
+    }
+
+    fn with_checkpoint(
+        checkpoint: ClipCheckpoint,
+        folder: Arc<dyn Folder>,
+        options: &ClipOptions,
+    ) -> Result<Self, Error> {
+        let isa = options.isa.map_or_else(Isa::detect, Ok)?;
+        let own = ["tokenizer.json", "vocab.json"].iter().any(|name| folder.has(name));
+        let vocabulary: Option<Arc<dyn Folder>> = match &options.tokenizer {
+            Some(dir) => Some(Arc::new(Directory::new(dir))),
+            None => own.then_some(folder),
+        };
         let source = checkpoint.weight_source();
         let tensors = checkpoint.weights().iter().map(|tensor| tensor.name);
         let text_tensors = tensors.filter(|name| name.starts_with("text.")).map(str::to_owned).collect();
@@ -189,6 +212,7 @@ impl MobileClip {
     ///
     /// # Errors
     /// When the file cannot be read or is no picture, or has too many pixels.
+    #[cfg(feature = "decoders")]
     pub fn open_image(&self, path: &Path, options: &DecodeOptions) -> Result<ClipImage, Error> {
         let start = Instant::now();
         let rgb = ocelli_image::open(path, options)?;
@@ -411,7 +435,10 @@ impl MobileClip {
             return Ok(Arc::clone(tokenizer));
         }
         let tokenizer = match &self.vocabulary {
-            Some(dir) => ClipTokenizer::from_dir(dir)?,
+            Some(folder) => {
+                let read = small_files(&**folder);
+                ClipTokenizer::from_files(ModelFiles::new(folder.path(), &read))?
+            }
             None => ClipTokenizer::new(),
         };
         let model = self.config.text.as_ref().ok_or(Error::NoTextTower)?.vocab_size;

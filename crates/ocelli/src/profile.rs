@@ -52,7 +52,7 @@ impl FastVlm {
     /// When it was cancelled or a weight cannot be read.
     pub fn time_encoder(&self, image: &Image, cancel: &CancelToken) -> Result<f64, Error> {
         self.forget();
-        let start = std::time::Instant::now();
+        let start = web_time::Instant::now();
         self.encode(image, &|| cancel.is_cancelled())?;
         Ok(ms_since(start))
     }
