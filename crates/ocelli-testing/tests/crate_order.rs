@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// From the ground up; each may use those before it, but for the exceptions below.
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 17] = [
     "ocelli-plan",
     "ocelli-quant",
     "ocelli-cpu",
@@ -19,12 +19,14 @@ const ORDER: [&str; 15] = [
     "ocelli-tiny",
     "ocelli-photos",
     "ocelli-server",
+    "ocelli-web",
     "ocelli-train",
     "ocelli-cli",
+    "xtask",
 ];
 
 /// What a crate must not use although it stands above.
-const NEVER: [(&str, &str); 10] = [
+const NEVER: [(&str, &str); 11] = [
     ("ocelli-weights", "ocelli-cpu"),
     ("ocelli-image", "ocelli-cpu"),
     ("ocelli-text", "ocelli-plan"),
@@ -33,6 +35,7 @@ const NEVER: [(&str, &str); 10] = [
     ("ocelli-drawn", "ocelli"),
     ("ocelli-drawn", "ocelli-image"),
     ("ocelli-tiny", "ocelli"),
+    ("ocelli-web", "ocelli-cpu"),
     ("ocelli-cli", "ocelli-cpu"),
     ("ocelli-cli", "ocelli-train"),
 ];
