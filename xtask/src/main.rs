@@ -36,7 +36,8 @@ fn web(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     let out = out.unwrap_or_else(|| root.join(if relaxed { "web/pkg-relaxed" } else { "web/pkg" }));
     let module = compile(&root, relaxed)?;
     let mut bindgen = Bindgen::new();
-    bindgen.input_path(&module).web(true)?.typescript(true).generate(&out)?;
+    bindgen.input_path(&module).web(true)?.typescript(true);
+    bindgen.remove_name_section(true).remove_producers_section(true).generate(&out)?;
     let total = ["ocelli_web_bg.wasm", "ocelli_web.js"].iter().try_fold(0, |total, name| {
         let bytes = std::fs::read(out.join(name)).with_context(|| format!("reading {name}"))?;
         let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
