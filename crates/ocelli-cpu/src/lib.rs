@@ -37,4 +37,4 @@ pub use kv_cache::KvCache;
 pub use limits::MachineLimits;
 pub use op_times::OpTimes;
 pub use pool::{Pool, available_threads};
-pub use session::{Arena, CpuDevice, CpuWeights, PreparedPlan, RunError};
+pub use session::{Arena, CpuDevice, CpuWeights, PreparedPlan};

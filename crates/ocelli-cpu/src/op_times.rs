@@ -3,8 +3,10 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
+use ocelli_plan::RunError;
+
 use crate::kv_cache::KvCache;
-use crate::session::{Arena, PreparedPlan, RunError};
+use crate::session::{Arena, PreparedPlan};
 
 /// Time of each op over one or more runs of a plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -4,12 +4,12 @@
 //! kernel may be compared with them in either type.
 
 use half::bf16;
-use ocelli_plan::{Activation, Op, TensorId, WeightId};
+use ocelli_plan::{Activation, Op, RunError, TensorId, WeightId};
 
 use crate::kv_cache::KvCache;
 use crate::matmul::int8::row_scale;
 use crate::pack::Packed;
-use crate::session::{Run, RunError, needed, read_view, take_last_row, write_view};
+use crate::session::{Run, needed, read_view, take_last_row, write_view};
 use crate::view::Kind;
 
 /// A tensor as f32 `[rows, cols]`.

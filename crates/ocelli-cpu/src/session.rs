@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use half::bf16;
 use ocelli_plan::{
-    AddPositions, ArenaLayout, DType, Element, Op, Plan, Rows, TensorId, WeightError, WeightId, WeightSource,
-    plan_arena,
+    AddPositions, ArenaLayout, DType, Element, Op, Plan, Rows, RunError, TensorId, WeightError, WeightId,
+    WeightSource, plan_arena,
 };
 
 use crate::Isa;
@@ -24,25 +24,6 @@ use crate::pooling::{SqueezeWeights, add, mean_pool, squeeze_excite};
 use crate::reference;
 use crate::rope::rope;
 use crate::view::{Kind, View};
-
-/// Why a plan did not run to its end.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RunError {
-    /// The caller asked to stop; outputs are undefined.
-    #[error("cancelled")]
-    Cancelled,
-    /// A weight that is read while running could not be read.
-    #[error(transparent)]
-    Weight(#[from] WeightError),
-    /// A token id is outside of the table of embeddings.
-    #[error("token id {id} is outside of the vocabulary of {vocabulary} rows")]
-    Id {
-        /// The id.
-        id: u32,
-        /// Rows of the table.
-        vocabulary: usize,
-    },
-}
 
 /// How plans are run: instruction set, compute type and threads.
 #[derive(Clone)]

@@ -16,13 +16,13 @@ pub struct ArenaLayout {
 
 /// The ops between which a tensor's memory is in use, both included.
 #[derive(Debug, Clone, Copy)]
-struct Lifetime {
+pub(crate) struct Lifetime {
     first: usize,
     last: usize,
 }
 
 impl Lifetime {
-    fn overlaps(self, other: Lifetime) -> bool {
+    pub(crate) fn overlaps(self, other: Lifetime) -> bool {
         self.first <= other.last && other.first <= self.last
     }
 }
@@ -67,7 +67,7 @@ fn lowest_gap(busy: &[(usize, usize)], size: usize) -> usize {
     at
 }
 
-fn lifetimes(plan: &Plan) -> Vec<Lifetime> {
+pub(crate) fn lifetimes(plan: &Plan) -> Vec<Lifetime> {
     let end = plan.ops.len();
     let mut lives: Vec<Option<Lifetime>> = vec![None; plan.tensors.len()];
     for (at, op) in plan.ops.iter().enumerate() {
@@ -92,7 +92,7 @@ fn lifetimes(plan: &Plan) -> Vec<Lifetime> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::{Add, Element, Op, Rows, TensorDecl};
 
@@ -102,7 +102,7 @@ mod tests {
     }
 
     /// A chain `t0 -> t1 -> … ` where every op also reads its input twice.
-    fn chain(rows: &[usize]) -> Plan {
+    pub(crate) fn chain(rows: &[usize]) -> Plan {
         let last = rows.len() - 1;
         let tensors = rows.iter().enumerate().map(|(i, &r)| tensor(r, i == 0, i == last)).collect();
         let id = |i: usize| TensorId(i as u32);

@@ -10,6 +10,8 @@ mod builder;
 mod cost;
 mod op;
 mod plan;
+mod run_error;
+mod slots;
 mod weights;
 
 pub use arena::{ArenaLayout, plan_arena};
@@ -20,4 +22,6 @@ pub use op::{
     LayerNorm, Linear, MeanPool, Mlp, Op, RmsNorm, Rope, SqueezeExcite, TakeLastRow,
 };
 pub use plan::{DType, Element, Plan, Rows, TensorDecl, TensorId, WeightDecl, WeightId, WeightLayout};
+pub use run_error::RunError;
+pub use slots::{SlotLayout, plan_slots};
 pub use weights::{BlockFormat, WeightError, WeightSource};

@@ -157,6 +157,11 @@ impl Plan {
         &self.weights[id.index()]
     }
 
+    /// The ids of all tensors, in order.
+    pub fn tensor_ids(&self) -> impl Iterator<Item = TensorId> + use<> {
+        (0..self.tensors.len() as u32).map(TensorId)
+    }
+
     /// The input or output of this name.
     pub fn find(&self, name: &str) -> Option<TensorId> {
         let at = self.tensors.iter().position(|t| t.name == name)?;
