@@ -5,10 +5,11 @@ use std::process::Command;
 use serde_json::Value;
 
 /// From the ground up; each may use those before it, but for the exceptions below.
-const ORDER: [&str; 17] = [
+const ORDER: [&str; 18] = [
     "ocelli-plan",
     "ocelli-quant",
     "ocelli-cpu",
+    "ocelli-gpu",
     "ocelli-weights",
     "ocelli-image",
     "ocelli-text",
@@ -26,17 +27,22 @@ const ORDER: [&str; 17] = [
 ];
 
 /// What a crate must not use although it stands above.
-const NEVER: [(&str, &str); 11] = [
+const NEVER: [(&str, &str); 16] = [
+    ("ocelli-gpu", "ocelli-cpu"),
     ("ocelli-weights", "ocelli-cpu"),
+    ("ocelli-weights", "ocelli-gpu"),
     ("ocelli-image", "ocelli-cpu"),
     ("ocelli-text", "ocelli-plan"),
     ("ocelli-models", "ocelli-cpu"),
+    ("ocelli-models", "ocelli-gpu"),
     ("ocelli-index", "ocelli"),
     ("ocelli-drawn", "ocelli"),
     ("ocelli-drawn", "ocelli-image"),
     ("ocelli-tiny", "ocelli"),
     ("ocelli-web", "ocelli-cpu"),
+    ("ocelli-web", "ocelli-gpu"),
     ("ocelli-cli", "ocelli-cpu"),
+    ("ocelli-cli", "ocelli-gpu"),
     ("ocelli-cli", "ocelli-train"),
 ];
 

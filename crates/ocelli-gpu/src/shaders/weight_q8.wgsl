@@ -1,0 +1,9 @@
+// Four values of a row of the weight, kept in 8-bit codes; 32 values share an f16 scale.
+@group(0) @binding(2) var<storage, read> codes: array<u32>;
+@group(0) @binding(3) var<storage, read> scales: array<u32>;
+
+fn weight(row: u32, k4: u32) -> vec4<f32> {
+    let word = codes[row * params.w_stride + k4];
+    let code = vec4<i32>(vec4(word) << vec4(24u, 16u, 8u, 0u)) >> vec4(24u);
+    return vec4<f32>(code) * half_of(scales[row * ((params.w_stride / 8u + 1u) / 2u) + k4 / 16u] >> (16u * (k4 / 8u & 1u)));
+}
