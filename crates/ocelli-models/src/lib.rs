@@ -18,5 +18,5 @@ pub use clip_head::{mci, token_head};
 pub use clip_text::{ClipTextShape, clip_text};
 pub use fastvithd::fastvithd;
 pub use projector::projector;
-pub use qwen2::{LogitRows, Qwen2Shape, embed_tokens, qwen2};
+pub use qwen2::{EMBEDDING, LogitRows, Qwen2Shape, qwen2};
 pub use vit::{VitShape, vit};

@@ -6,6 +6,9 @@ use ocelli_plan::{
     Activation, AttentionShape, Element, Plan, PlanBuilder, PlanError, Rows, TensorId, WeightSource,
 };
 
+/// The table of token embeddings, `[vocabulary, hidden_size]`; tied models take it for the head too.
+pub const EMBEDDING: &str = "language.embed_tokens.weight";
+
 /// What the shapes of the weights do not say.
 #[derive(Debug, Clone, Copy)]
 pub struct Qwen2Shape {
@@ -40,7 +43,6 @@ pub fn qwen2(
     max_rows: usize,
     logits: LogitRows,
 ) -> Result<Plan, PlanError> {
-    const EMBEDDING: &str = "language.embed_tokens.weight";
     let traced = logits == LogitRows::AllTraced;
     let mut b = PlanBuilder::new("qwen2", weights, max_rows).trace(traced);
     let hidden_size = weights.shape(EMBEDDING).map_or(0, |s| s[1]);
@@ -79,16 +81,4 @@ fn layer_of(
     let gate = format!("{name}.mlp.gate_proj");
     let hidden = b.gated_linear(normed, &gate, &format!("{name}.mlp.up_proj"))?;
     b.linear_parts(hidden, &[format!("{name}.mlp.down_proj")], Activation::None, Some(x))
-}
-
-/// The plan that looks up token embeddings: input `ids` `[rows, 1]`, output `embeds` `[rows, hidden_size]` (f32).
-///
-/// # Errors
-/// When the embedding is missing.
-pub fn embed_tokens(weights: &dyn WeightSource, max_rows: usize) -> Result<Plan, PlanError> {
-    let mut b = PlanBuilder::new("embed_tokens", weights, max_rows);
-    let ids = b.input("ids", Rows::Bound, 1, Element::U32);
-    let embeds = b.embed(ids, "language.embed_tokens.weight", Element::F32)?;
-    b.output("embeds", embeds);
-    Ok(b.finish())
 }

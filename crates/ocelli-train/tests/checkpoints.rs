@@ -158,7 +158,7 @@ fn mobileclip(path: &Path, folded: bool) -> (RawCheckpoint, MobileClip) {
 
 fn load_engine(path: &Path) -> ocelli::MobileClip {
     let tokenizer = Some(fixture("clip-tokenizer"));
-    let options = ClipOptions { dtype: DType::F32, isa: None, threads: 2, tokenizer, packed_dir: None };
+    let options = ClipOptions { dtype: DType::F32, threads: 2, tokenizer, ..ClipOptions::default() };
     ocelli::MobileClip::load(path, &options).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 

@@ -13,7 +13,7 @@ use ocelli_train::reinforce::{Captioner, DataSet, ReinforceConfig, Teacher, rein
 
 fn teacher(name: &str) -> MobileClip {
     let tokenizer = Some(fixture("clip-tokenizer"));
-    let options = ClipOptions { dtype: DType::F32, isa: None, threads: 1, tokenizer, packed_dir: None };
+    let options = ClipOptions { dtype: DType::F32, threads: 1, tokenizer, ..ClipOptions::default() };
     MobileClip::load(&fixture(name), &options).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 

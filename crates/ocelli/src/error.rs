@@ -1,8 +1,9 @@
 //! What can go wrong between an image file and an answer.
 
-use ocelli_cpu::{IsaError, RunError};
+use ocelli_cpu::IsaError;
+use ocelli_gpu::GpuError;
 use ocelli_image::ImageError;
-use ocelli_plan::{PlanError, WeightError};
+use ocelli_plan::{PlanError, RunError, WeightError};
 use ocelli_text::TextError;
 use ocelli_weights::LoadError;
 
@@ -40,6 +41,10 @@ pub enum Error {
     Memory { needed: u64, available: u64 },
     #[error("the checkpoint is quantized already ({stored}): leave out --quant")]
     Quantized { stored: String },
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    #[error("only the CPU tells the time of each op: use --device cpu")]
+    CpuOnly,
     #[error("{0}")]
     Sampling(String),
     #[error("this checkpoint has no text tower: texts need a model with both towers")]

@@ -4,22 +4,24 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ocelli_cpu::{Arena, CpuDevice, CpuWeights, Isa, KvCache, PreparedPlan, RunError};
+use ocelli_cpu::{Isa, KvCache};
 #[cfg(feature = "decoders")]
 use ocelli_image::DecodeOptions;
-use ocelli_models::{LogitRows, Qwen2Shape, embed_tokens, fastvithd, projector, qwen2};
+use ocelli_models::{EMBEDDING, LogitRows, Qwen2Shape, fastvithd, projector, qwen2};
 use ocelli_plan::{
-    AttentionShape, BlockFormat, DType, Plan, PlanBuilder, PlanError, WeightSource, plan_arena,
+    AttentionShape, BlockFormat, DType, Plan, PlanBuilder, PlanError, RunError, WeightSource, plan_arena,
 };
 use ocelli_text::{
     ModelFiles, PromptToken, Qwen2Tokenizer, StopMatcher, StopStep, Template, TokenStream, build_prompt,
     stop_ids_of,
 };
 use ocelli_weights::{Checkpoint, Directory, Family, FastVlmConfig, Folder, QuantPolicy, quantized};
+use pollster::block_on;
 use web_time::Instant;
 
 use crate::Error;
 use crate::answer::{Answer, FinishReason, Timings, Usage};
+use crate::engine::{Arena, DeviceChoice, Engine, EngineOptions, Prepared};
 use crate::folder::small_files;
 use crate::memory::{MemoryPlan, available_memory_bytes};
 use crate::packed::PackedCache;
@@ -47,6 +49,8 @@ pub struct LoadOptions {
     /// Quantize matrices while loading. The language model's must not be quantized already; those of the vision tower
     /// stay as they are then.
     pub quant: Option<QuantPolicy>,
+    /// Where the networks run.
+    pub device: DeviceChoice,
     /// Threads; 0 means one for each core.
     pub threads: usize,
     /// Force an instruction set; otherwise `OCELLI_ISA` or the best that the CPU has.
@@ -63,6 +67,7 @@ impl Default for LoadOptions {
             vision: None,
             dtype: DType::Bf16,
             quant: None,
+            device: DeviceChoice::Auto,
             threads: 0,
             isa: None,
             ignore_memory: false,
@@ -74,13 +79,13 @@ impl Default for LoadOptions {
 /// A loaded model. Answers take `&self`; what one answer leaves in the caches serves the next.
 pub struct FastVlm {
     pub(crate) config: FastVlmConfig,
-    pub(crate) weights: CpuWeights,
+    pub(crate) engine: Engine,
+    device_note: Option<String>,
     pub(crate) source: Arc<dyn WeightSource>,
     int8_vision: bool,
     tokenizer: Arc<Qwen2Tokenizer>,
     template: Template,
     stop_ids: Vec<u32>,
-    pub(crate) embed: Stage,
     pub(crate) language: Stage,
     pub(crate) vision: Mutex<HashMap<usize, Arc<Stage>>>,
     pub(crate) embeds: Mutex<ImageEmbeds>,
@@ -89,20 +94,20 @@ pub struct FastVlm {
 
 /// A prepared plan and the memory of its last runs, as far as nobody is using it.
 pub(crate) struct Stage {
-    pub(crate) plan: PreparedPlan,
+    pub(crate) plan: Prepared,
     /// As many as were ever in use at once.
     arenas: Mutex<Vec<Arena>>,
 }
 
 impl Stage {
-    pub(crate) fn new(plan: PreparedPlan) -> Self {
+    pub(crate) fn new(plan: Prepared) -> Self {
         Self { plan, arenas: Mutex::default() }
     }
 
-    pub(crate) fn with_arena<R>(&self, f: impl FnOnce(&PreparedPlan, &mut Arena) -> R) -> R {
+    pub(crate) async fn with_arena<R>(&self, f: impl AsyncFnOnce(&Prepared, &mut Arena) -> R) -> R {
         let kept = lock(&self.arenas).pop();
         let mut arena = kept.unwrap_or_else(|| self.plan.new_arena());
-        let result = f(&self.plan, &mut arena);
+        let result = f(&self.plan, &mut arena).await;
         lock(&self.arenas).push(arena);
         result
     }
@@ -145,15 +150,14 @@ impl FastVlm {
     /// When files are missing or broken, a tensor is missing, unused or misshapen, or the model does
     /// not fit in memory.
     pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self, Error> {
-        Self::load_folder(&Directory::new(dir), options)
+        block_on(Self::load_folder(&Directory::new(dir), options))
     }
 
-    /// As [`Self::load`], from a folder that need not be a directory.
+    /// As [`Self::load`], from a folder that need not be a directory, for those who must not block.
     ///
     /// # Errors
     /// As for [`Self::load`].
-    pub fn load_folder(folder: &dyn Folder, options: &LoadOptions) -> Result<Self, Error> {
-        let isa = options.isa.map_or_else(Isa::detect, Ok)?;
+    pub async fn load_folder(folder: &dyn Folder, options: &LoadOptions) -> Result<Self, Error> {
         let vision = options.vision.as_deref().map(Directory::new);
         let vision = vision.as_ref().map(|dir| dir as &dyn Folder);
         let checkpoint = Checkpoint::open_folder(folder, vision)?;
@@ -171,11 +175,13 @@ impl FastVlm {
             source = quantized(source, policy);
         }
         let int8_vision = has_int8(&*source, checkpoint.weights());
-        if !options.ignore_memory {
+        // A GPU tells nobody how much memory it has left.
+        if !options.ignore_memory && !matches!(options.device, DeviceChoice::Gpu(_)) {
             check_memory(&plan_memory(&config, &*source, options.dtype)?)?;
         }
-        let device = CpuDevice::new(isa, options.dtype, options.threads);
-        let weights = CpuWeights::new(device, Arc::clone(&source));
+        let (device, isa) = (options.device.clone(), options.isa);
+        let wanted = EngineOptions { device, dtype: options.dtype, threads: options.threads, isa };
+        let (engine, device_note) = Engine::open(&wanted, Arc::clone(&source)).await?;
         let packed = options.packed_dir.as_deref().map(|packed| {
             PackedCache::new(
                 packed,
@@ -184,17 +190,12 @@ impl FastVlm {
                 quant_name(source.block_format(FIRST_MATRIX), int8_vision),
             )
         });
-        if let Some(packed) = &packed {
-            packed.open(&weights);
-        }
+        engine.open_packed(packed.as_ref());
         let vision = vision_plan(&*source, config.image_size, false)?;
         let language = qwen2(&*source, &shape(&config), PREFILL_CHUNK, LogitRows::Last)?;
-        let vision = Arc::new(Stage::new(weights.prepare(vision)?));
-        let embed = Stage::new(weights.prepare(embed_tokens(&*source, PREFILL_CHUNK)?)?);
-        let language = Stage::new(weights.prepare(language)?);
-        if let Some(packed) = &packed {
-            packed.save(&weights);
-        }
+        let vision = Arc::new(Stage::new(engine.prepare(vision)?));
+        let language = Stage::new(engine.prepare(language)?);
+        engine.save_packed(packed.as_ref());
         let template = match config.family {
             Family::Native => Template::Native,
             _ => Template::Apple,
@@ -204,13 +205,13 @@ impl FastVlm {
             embeds: Mutex::default(),
             prefix: Mutex::new(None),
             config,
-            weights,
+            engine,
+            device_note,
             source,
             int8_vision,
             tokenizer,
             template,
             stop_ids,
-            embed,
             language,
         })
     }
@@ -220,14 +221,24 @@ impl FastVlm {
         &self.config
     }
 
-    /// Name of the instruction set that runs.
-    pub fn kernels(&self) -> &'static str {
-        self.weights.device().isa().name()
+    /// Name of the instruction set that runs, or of the GPU.
+    pub fn kernels(&self) -> &str {
+        self.engine.kernels()
+    }
+
+    /// Why another device is used than was asked for, if so.
+    pub fn device_note(&self) -> Option<&str> {
+        self.device_note.as_deref()
+    }
+
+    /// `cpu` or `gpu`.
+    pub fn device_name(&self) -> &'static str {
+        self.engine.device_name()
     }
 
     /// The compute type.
     pub fn dtype(&self) -> DType {
-        self.weights.device().dtype()
+        self.engine.dtype()
     }
 
     /// The blocks that the layers of the language model are stored in, if it is quantized.
@@ -247,12 +258,12 @@ impl FastVlm {
 
     /// Bytes of the packed weights.
     pub fn weight_bytes(&self) -> usize {
-        self.weights.bytes()
+        self.engine.bytes()
     }
 
     /// Threads in use.
     pub fn threads(&self) -> usize {
-        self.weights.device().threads()
+        self.engine.threads()
     }
 
     /// Read a picture from a file with default options.
@@ -322,11 +333,23 @@ impl FastVlm {
     /// # Errors
     /// When pictures and placeholders do not match, the prompt is too long or an option is wrong.
     pub fn generate(&self, request: &Request, on_text: &mut dyn FnMut(&str)) -> Result<Answer, Error> {
+        block_on(self.generate_async(request, on_text))
+    }
+
+    /// [`Self::generate`] for those who must not block, such as a page in a browser.
+    ///
+    /// # Errors
+    /// As for [`Self::generate`].
+    pub async fn generate_async(
+        &self,
+        request: &Request,
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<Answer, Error> {
         request.sampling.check()?;
         let stops = StopMatcher::new(request.stop.clone())?;
         let slots = self.slots(request)?;
         let mut generation = Generation::new(self, request, slots, stops);
-        match generation.run(on_text) {
+        match generation.run(on_text).await {
             Ok(reason) => Ok(generation.finish(reason, on_text)),
             Err(Error::Run(RunError::Cancelled)) => Ok(generation.finish(FinishReason::Cancelled, on_text)),
             Err(error) => Err(error),
@@ -361,7 +384,7 @@ impl FastVlm {
 
     /// Visual tokens of a picture as embeddings `[tokens, hidden_size]`, from memory when it was
     /// seen before. The flag says whether the encoder ran.
-    pub(crate) fn encode(
+    pub(crate) async fn encode(
         &self,
         image: &Image,
         stop: &dyn Fn() -> bool,
@@ -370,12 +393,14 @@ impl FastVlm {
             return Ok((rows, false));
         }
         let stage = self.vision_stage(image.resolution)?;
-        let rows = stage.with_arena(|plan, arena| {
-            let (input, output) = (named(plan, "pixel_values"), named(plan, "projected"));
-            plan.write(arena, input, &image.pixel_values);
-            plan.run(arena, 1, None, stop)?;
-            Ok::<_, Error>(Arc::new(plan.read(arena, output, 1)))
-        })?;
+        let rows = stage
+            .with_arena(async |plan, arena| {
+                let (input, output) = (named(plan, "pixel_values"), named(plan, "projected"));
+                plan.write(arena, input, &image.pixel_values);
+                plan.run(arena, 1, None, stop)?;
+                Ok::<_, Error>(Arc::new(plan.read(arena, output, 1).await?))
+            })
+            .await?;
         lock(&self.embeds).insert(image.key, Arc::clone(&rows));
         Ok((rows, true))
     }
@@ -385,31 +410,30 @@ impl FastVlm {
             return Ok(Arc::clone(stage));
         }
         let plan = vision_plan(&*self.source, resolution, false)?;
-        let stage = Arc::new(Stage::new(self.weights.prepare(plan)?));
+        let stage = Arc::new(Stage::new(self.engine.prepare(plan)?));
         lock(&self.vision).insert(resolution, Arc::clone(&stage));
         Ok(stage)
     }
 
-    /// Embeddings of some positions, `[slots, hidden_size]`.
+    /// Embeddings of some positions, `[slots, hidden_size]`: rows of the table, which stays in the checkpoint, and of
+    /// the pictures.
     pub(crate) fn splice(
         &self,
         slots: &[Slot],
         images: &HashMap<u64, Arc<Vec<f32>>>,
     ) -> Result<Vec<f32>, Error> {
         let hidden = self.config.hidden_size;
-        // Placeholders get the embedding of token 0 first; their rows are written over it.
-        let ids: Vec<u32> = slots.iter().map(|s| if let Slot::Token(id) = s { *id } else { 0 }).collect();
-        let mut embeds = Vec::with_capacity(slots.len() * hidden);
-        for ids in ids.chunks(PREFILL_CHUNK) {
-            embeds.extend(self.embed.with_arena(|plan, arena| {
-                plan.write_ids(arena, named(plan, "ids"), ids);
-                plan.run(arena, ids.len(), None, &|| false)?;
-                Ok::<_, Error>(plan.read(arena, named(plan, "embeds"), ids.len()))
-            })?);
-        }
+        let vocabulary = self.source.shape(EMBEDDING).map_or(0, |shape| shape[0]);
+        let mut embeds = vec![0.0; slots.len() * hidden];
         for (slot, row) in slots.iter().zip(embeds.chunks_exact_mut(hidden)) {
-            if let Slot::Image { key, row: index } = slot {
-                row.copy_from_slice(&images[key][*index as usize * hidden..][..hidden]);
+            match slot {
+                Slot::Token(id) if *id as usize >= vocabulary => {
+                    return Err(RunError::Id { id: *id, vocabulary }.into());
+                }
+                Slot::Token(id) => self.source.read_rows(EMBEDDING, *id as usize, row)?,
+                Slot::Image { key, row: index } => {
+                    row.copy_from_slice(&images[key][*index as usize * hidden..][..hidden]);
+                }
             }
         }
         Ok(embeds)
@@ -420,7 +444,7 @@ impl FastVlm {
         let config = &self.config;
         let mut prefix = lock(&self.prefix).take().unwrap_or_else(|| Prefix {
             slots: vec![],
-            cache: KvCache::new(config.num_layers, config.num_kv_heads, config.head_dim),
+            cache: self.engine.new_cache(config.num_layers, config.num_kv_heads, config.head_dim),
         });
         let shared = prefix.shared(slots);
         prefix.slots.truncate(shared);
@@ -468,13 +492,13 @@ impl<'a> Generation<'a> {
         }
     }
 
-    fn run(&mut self, on_text: &mut dyn FnMut(&str)) -> Result<FinishReason, Error> {
+    async fn run(&mut self, on_text: &mut dyn FnMut(&str)) -> Result<FinishReason, Error> {
         let cancel = self.request.cancel.clone();
         let stop = move || cancel.is_cancelled();
         let slots = std::mem::take(&mut self.slots);
         let (mut prefix, shared) = self.model.take_prefix(&slots);
         self.usage.cached_tokens = shared;
-        let result = self.run_with(&slots, &mut prefix, &stop, on_text);
+        let result = self.run_with(&slots, &mut prefix, &stop, on_text).await;
         // A cancelled chunk leaves layers of unequal length: keep only what all of them have.
         let whole = prefix.cache.len();
         prefix.cache.truncate(whole);
@@ -483,18 +507,18 @@ impl<'a> Generation<'a> {
         result
     }
 
-    fn run_with(
+    async fn run_with(
         &mut self,
         slots: &[Slot],
         prefix: &mut Prefix,
         stop: &dyn Fn() -> bool,
         on_text: &mut dyn FnMut(&str),
     ) -> Result<FinishReason, Error> {
-        let images = self.encode(&slots[prefix.slots.len()..], stop)?;
+        let images = self.encode(&slots[prefix.slots.len()..], stop).await?;
         let most = self.model.config.max_positions.min(slots.len() + self.request.max_tokens);
         prefix.cache.reserve(most);
         let start = Instant::now();
-        let mut logits = self.prefill(&slots[prefix.slots.len()..], &images, prefix, stop)?;
+        let mut logits = self.prefill(&slots[prefix.slots.len()..], &images, prefix, stop).await?;
         self.timings.prefill_ms = ms_since(start);
         let decode = Instant::now();
         let reason = loop {
@@ -521,7 +545,7 @@ impl<'a> Generation<'a> {
                 break FinishReason::Length;
             }
             if self.ids.len() < self.request.max_tokens {
-                logits = self.prefill(&[Slot::Token(id)], &images, prefix, stop)?;
+                logits = self.prefill(&[Slot::Token(id)], &images, prefix, stop).await?;
             }
         };
         if self.ids.len() > 1 {
@@ -532,7 +556,7 @@ impl<'a> Generation<'a> {
     }
 
     /// Embeddings of the pictures that these positions need.
-    fn encode(
+    async fn encode(
         &mut self,
         slots: &[Slot],
         stop: &dyn Fn() -> bool,
@@ -543,7 +567,7 @@ impl<'a> Generation<'a> {
         for image in &self.request.images {
             let needed = slots.iter().any(|s| matches!(s, Slot::Image { key, .. } if *key == image.key));
             if needed && !embeds.contains_key(&image.key) {
-                let (rows, ran) = self.model.encode(image, stop)?;
+                let (rows, ran) = self.model.encode(image, stop).await?;
                 encoded |= ran;
                 embeds.insert(image.key, rows);
             }
@@ -555,7 +579,7 @@ impl<'a> Generation<'a> {
     }
 
     /// Append positions to the cache chunk by chunk; returns the logits of the last one.
-    fn prefill(
+    async fn prefill(
         &self,
         slots: &[Slot],
         images: &HashMap<u64, Arc<Vec<f32>>>,
@@ -565,11 +589,16 @@ impl<'a> Generation<'a> {
         let mut logits = vec![];
         for chunk in slots.chunks(PREFILL_CHUNK) {
             let embeds = self.model.splice(chunk, images)?;
-            logits = self.model.language.with_arena(|plan, arena| {
-                plan.write(arena, named(plan, "inputs_embeds"), &embeds);
-                plan.run(arena, chunk.len(), Some(&mut prefix.cache), stop)?;
-                Ok::<_, Error>(plan.read(arena, named(plan, "logits"), chunk.len()))
-            })?;
+            let cache = &mut prefix.cache;
+            logits = self
+                .model
+                .language
+                .with_arena(async |plan, arena| {
+                    plan.write(arena, named(plan, "inputs_embeds"), &embeds);
+                    plan.run(arena, chunk.len(), Some(cache), stop)?;
+                    Ok::<_, Error>(plan.read(arena, named(plan, "logits"), chunk.len()).await?)
+                })
+                .await?;
             prefix.slots.extend_from_slice(chunk);
         }
         Ok(logits)
@@ -623,7 +652,7 @@ fn decode_options(options: &ImageOptions) -> DecodeOptions {
 
 /// # Panics
 /// When the plan has no tensor of this name: our own plans do.
-pub(crate) fn named(plan: &PreparedPlan, name: &str) -> ocelli_plan::TensorId {
+pub(crate) fn named(plan: &Prepared, name: &str) -> ocelli_plan::TensorId {
     plan.plan().find(name).unwrap_or_else(|| panic!("plan `{}` has no `{name}`", plan.plan().name))
 }
 
@@ -697,12 +726,12 @@ mod tests {
             asked.set(asked.get() + 1);
             asked.get() > 5
         };
-        let cancelled = model.encode(&image, &stop).expect_err("cancelled");
+        let cancelled = block_on(model.encode(&image, &stop)).expect_err("cancelled");
         assert!(matches!(cancelled, Error::Run(RunError::Cancelled)));
         assert_eq!(asked.get(), 6, "the encoder asks before each op");
-        let (after, ran) = model.encode(&image, &|| false).expect("features");
+        let (after, ran) = block_on(model.encode(&image, &|| false)).expect("features");
         assert!(ran, "half a picture was kept");
         let fresh = FastVlm::load(&dir, &LoadOptions::default()).expect("model");
-        assert_eq!(after, fresh.encode(&image, &|| false).expect("features").0);
+        assert_eq!(after, block_on(fresh.encode(&image, &|| false)).expect("features").0);
     }
 }

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod engine;
 mod error;
 mod fastvlm;
 mod folder;
@@ -27,14 +28,23 @@ mod prefix;
 mod profile;
 mod request;
 mod sampler;
+mod self_test;
 mod trace;
 
 pub use answer::{Answer, FinishReason, Timings, Usage};
+pub use engine::DeviceChoice;
 pub use error::Error;
 pub use fastvlm::{FastVlm, LoadOptions, memory_plan};
 pub use gate::{Compared, GREEDY_TOKENS, GateLimits, built_in_images, compare};
 pub use memory::{MemoryPlan, available_memory_bytes, peak_rss_bytes, reset_peak_rss};
 pub use mobileclip::{ClipImage, ClipOptions, LabelScore, MobileClip};
+pub use ocelli_gpu::{AdapterChoice, AdapterSummary};
+
+/// The GPUs of this machine, and software that stands in for one; reads no model.
+pub fn adapters() -> Vec<AdapterSummary> {
+    pollster::block_on(ocelli_gpu::adapters())
+}
+
 pub use ocelli_cpu::{Isa, MachineLimits, available_threads};
 pub use ocelli_image::{DecodeOptions, ImageError, Orientation, Rgb8};
 pub use ocelli_plan::{BlockFormat, DType};

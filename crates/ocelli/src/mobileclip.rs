@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use ocelli_cpu::{CpuDevice, CpuWeights, Isa};
+use ocelli_cpu::Isa;
 #[cfg(feature = "decoders")]
 use ocelli_image::DecodeOptions;
 use ocelli_image::{ClipPreprocess, Filter, ResizeMode, Rgb8};
@@ -11,9 +11,11 @@ use ocelli_models::{ClipTextShape, VitShape, clip_text, mci, token_head, vit};
 use ocelli_plan::{DType, Plan, PlanBuilder, PlanError, WeightSource};
 use ocelli_text::{ClipTokenizer, ClipTokens, ModelFiles};
 use ocelli_weights::{ClipCheckpoint, ClipConfig, ClipTower, Directory, Fnv, Folder, Interpolation};
+use pollster::block_on;
 use web_time::Instant;
 
 use crate::Error;
+use crate::engine::{DeviceChoice, Engine, EngineOptions};
 use crate::fastvlm::{Stage as Prepared, lock, ms_since, named};
 use crate::folder::small_files;
 use crate::packed::PackedCache;
@@ -27,6 +29,8 @@ const PROBE: &str = "A photo of two zebras, jumping quickly over 1 lazy dog's fe
 pub struct ClipOptions {
     /// Type of activations and matrices.
     pub dtype: DType,
+    /// Where the towers run.
+    pub device: DeviceChoice,
     /// Threads; 0 means one for each core.
     pub threads: usize,
     /// Force an instruction set; otherwise `OCELLI_ISA` or the best that the CPU has.
@@ -39,7 +43,14 @@ pub struct ClipOptions {
 
 impl Default for ClipOptions {
     fn default() -> Self {
-        Self { dtype: DType::Bf16, threads: 0, isa: None, tokenizer: None, packed_dir: None }
+        Self {
+            dtype: DType::Bf16,
+            device: DeviceChoice::Auto,
+            threads: 0,
+            isa: None,
+            tokenizer: None,
+            packed_dir: None,
+        }
     }
 }
 
@@ -49,7 +60,8 @@ pub struct MobileClip {
     config: ClipConfig,
     fingerprint: u64,
     preprocess: ClipPreprocess,
-    pub(crate) weights: CpuWeights,
+    pub(crate) engine: Engine,
+    device_note: Option<String>,
     packed: Option<PackedCache>,
     source: Arc<dyn WeightSource>,
     /// Names of the text tower's tensors, in order.
@@ -95,24 +107,23 @@ impl MobileClip {
     pub fn load(path: &Path, options: &ClipOptions) -> Result<Self, Error> {
         let checkpoint = ClipCheckpoint::open(path)?;
         let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-        Self::with_checkpoint(checkpoint, Arc::new(Directory::new(dir)), options)
+        block_on(Self::with_checkpoint(checkpoint, Arc::new(Directory::new(dir)), options))
     }
 
-    /// As [`Self::load`], from a folder that need not be a directory.
+    /// As [`Self::load`], from a folder that need not be a directory, for those who must not block.
     ///
     /// # Errors
     /// As for [`Self::load`].
-    pub fn load_folder(folder: Arc<dyn Folder>, options: &ClipOptions) -> Result<Self, Error> {
+    pub async fn load_folder(folder: Arc<dyn Folder>, options: &ClipOptions) -> Result<Self, Error> {
         let checkpoint = ClipCheckpoint::open_folder(&*folder)?;
-        Self::with_checkpoint(checkpoint, folder, options)
+        Self::with_checkpoint(checkpoint, folder, options).await
     }
 
-    fn with_checkpoint(
+    async fn with_checkpoint(
         checkpoint: ClipCheckpoint,
         folder: Arc<dyn Folder>,
         options: &ClipOptions,
     ) -> Result<Self, Error> {
-        let isa = options.isa.map_or_else(Isa::detect, Ok)?;
         let own = ["tokenizer.json", "vocab.json"].iter().any(|name| folder.has(name));
         let vocabulary: Option<Arc<dyn Folder>> = match &options.tokenizer {
             Some(dir) => Some(Arc::new(Directory::new(dir))),
@@ -121,14 +132,13 @@ impl MobileClip {
         let source = checkpoint.weight_source();
         let tensors = checkpoint.weights().iter().map(|tensor| tensor.name);
         let text_tensors = tensors.filter(|name| name.starts_with("text.")).map(str::to_owned).collect();
-        let device = CpuDevice::new(isa, options.dtype, options.threads);
-        let weights = CpuWeights::new(device, Arc::clone(&source));
+        let (device, isa) = (options.device.clone(), options.isa);
+        let wanted = EngineOptions { device, dtype: options.dtype, threads: options.threads, isa };
+        let (engine, device_note) = Engine::open(&wanted, Arc::clone(&source)).await?;
         let packed = options.packed_dir.as_deref().map(|packed| {
             PackedCache::new(packed, (checkpoint.fingerprint(), checkpoint.state()), options.dtype, None)
         });
-        if let Some(packed) = &packed {
-            packed.open(&weights);
-        }
+        engine.open_packed(packed.as_ref());
         let image = &checkpoint.config.image;
         let preprocess = ClipPreprocess {
             size: image.size,
@@ -144,7 +154,8 @@ impl MobileClip {
             fingerprint: checkpoint.fingerprint(),
             config: checkpoint.config,
             preprocess,
-            weights,
+            engine,
+            device_note,
             packed,
             source,
             text_tensors,
@@ -170,14 +181,24 @@ impl MobileClip {
         format!("{tower}-{}px-{}-{:016x}", self.config.image.size, self.config.embed_dim, self.fingerprint)
     }
 
-    /// Name of the instruction set that runs.
-    pub fn kernels(&self) -> &'static str {
-        self.weights.device().isa().name()
+    /// Name of the instruction set that runs, or of the GPU.
+    pub fn kernels(&self) -> &str {
+        self.engine.kernels()
+    }
+
+    /// `cpu` or `gpu`.
+    pub fn device_name(&self) -> &'static str {
+        self.engine.device_name()
+    }
+
+    /// Why another device is used than was asked for, if so.
+    pub fn device_note(&self) -> Option<&str> {
+        self.device_note.as_deref()
     }
 
     /// The compute type of the towers.
     pub fn dtype(&self) -> DType {
-        self.weights.device().dtype()
+        self.engine.dtype()
     }
 
     /// A name of the text tower by its content, 16 hexadecimal digits: towers of the same name give the same
@@ -231,8 +252,20 @@ impl MobileClip {
     /// # Errors
     /// When a weight cannot be read.
     pub fn embed_images(&self, images: &[ClipImage]) -> Result<Vec<Vec<f32>>, Error> {
+        block_on(self.embed_images_async(images))
+    }
+
+    /// [`Self::embed_images`] for those who must not block, such as a page in a browser.
+    ///
+    /// # Errors
+    /// As for [`Self::embed_images`].
+    pub async fn embed_images_async(&self, images: &[ClipImage]) -> Result<Vec<Vec<f32>>, Error> {
         let tower = self.image_tower()?;
-        images.iter().map(|image| Ok(normalised(self.run_image(&tower, image)?))).collect()
+        let mut embeddings = Vec::with_capacity(images.len());
+        for image in images {
+            embeddings.push(normalised(self.run_image(&tower, image).await?));
+        }
+        Ok(embeddings)
     }
 
     /// Embeddings of texts, `embed_dim` values of length 1 each.
@@ -240,12 +273,21 @@ impl MobileClip {
     /// # Errors
     /// When the model has no text tower, or the vocabulary is not the model's.
     pub fn embed_texts(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, Error> {
+        block_on(self.embed_texts_async(texts))
+    }
+
+    /// [`Self::embed_texts`] for those who must not block, such as a page in a browser.
+    ///
+    /// # Errors
+    /// As for [`Self::embed_texts`].
+    pub async fn embed_texts_async(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, Error> {
         let (tower, tokenizer) = (self.text_tower()?, self.tokenizer()?);
         let context = self.text_shape()?.context_length;
-        texts
-            .iter()
-            .map(|text| Ok(normalised(self.run_text(&tower, &tokenizer.encode(text, context))?)))
-            .collect()
+        let mut embeddings = Vec::with_capacity(texts.len());
+        for text in texts {
+            embeddings.push(normalised(self.run_text(&tower, &tokenizer.encode(text, context)).await?));
+        }
+        Ok(embeddings)
     }
 
     /// One embedding for a label: the normalised mean over the templates, in which `{}` is the label. Without
@@ -272,7 +314,7 @@ impl MobileClip {
     /// # Errors
     /// When a weight cannot be read.
     pub fn zero_shot(&self, image: &ClipImage, labels: &[Vec<f32>]) -> Result<Vec<LabelScore>, Error> {
-        let embedding = normalised(self.run_image(&*self.image_tower()?, image)?);
+        let embedding = normalised(block_on(self.run_image(&*self.image_tower()?, image))?);
         Ok(self.rank(&embedding, labels))
     }
 
@@ -298,14 +340,14 @@ impl MobileClip {
     /// # Errors
     /// When a weight cannot be read.
     pub fn trace_image(&self, image: &ClipImage) -> Result<Vec<Stage>, Error> {
-        let plan = self.weights.prepare(self.image_plan(true)?)?;
+        let plan = self.engine.prepare(self.image_plan(true)?)?;
         let mut arena = plan.new_arena();
         plan.write(&mut arena, named(&plan, "pixel_values"), &image.pixel_values);
         plan.run(&mut arena, 1, None, &|| false)?;
         let fast_vit = matches!(self.config.tower, ClipTower::FastVit(_));
         let mut stages = vec![planar("pixel_values", &image.pixel_values, self.config.image.size, 3)];
         for tensor in plan.plan().tensors.iter().filter(|t| t.is_output && t.name != "embedding") {
-            let values = plan.read(&mut arena, named(&plan, &tensor.name), 1);
+            let values = block_on(plan.read(&mut arena, named(&plan, &tensor.name), 1))?;
             let rows = values.len() / tensor.cols;
             stages.push(if fast_vit {
                 planar(&tensor.name, &values, rows.isqrt(), tensor.cols)
@@ -313,7 +355,7 @@ impl MobileClip {
                 Stage { name: tensor.name.clone(), shape: vec![rows, tensor.cols], values }
             });
         }
-        let features = self.run_image(&*self.image_tower()?, image)?;
+        let features = block_on(self.run_image(&*self.image_tower()?, image))?;
         stages.push(Stage { name: "image_features".into(), shape: vec![features.len()], values: features });
         Ok(stages)
     }
@@ -325,18 +367,18 @@ impl MobileClip {
     pub fn trace_text(&self, text: &str) -> Result<Vec<Stage>, Error> {
         let shape = self.text_shape()?;
         let tokens = self.tokenizer()?.encode(text, shape.context_length);
-        let plan = self.weights.prepare(clip_text(&*self.source, &shape, true)?)?;
+        let plan = self.engine.prepare(clip_text(&*self.source, &shape, true)?)?;
         let mut arena = plan.new_arena();
         plan.write_ids(&mut arena, named(&plan, "ids"), &tokens.ids);
         plan.run(&mut arena, 1, None, &|| false)?;
         let ids = tokens.ids.iter().map(|&id| id as f32).collect();
         let mut stages = vec![Stage { name: "token_ids".into(), shape: vec![tokens.ids.len()], values: ids }];
         for tensor in plan.plan().tensors.iter().filter(|t| t.is_output) {
-            let values = plan.read(&mut arena, named(&plan, &tensor.name), 1);
+            let values = block_on(plan.read(&mut arena, named(&plan, &tensor.name), 1))?;
             let shape = vec![values.len() / tensor.cols, tensor.cols];
             stages.push(Stage { name: tensor.name.clone(), shape, values });
         }
-        let features = self.run_text(&*self.text_tower()?, &tokens)?;
+        let features = block_on(self.run_text(&*self.text_tower()?, &tokens))?;
         stages.push(Stage { name: "text_features".into(), shape: vec![features.len()], values: features });
         Ok(stages)
     }
@@ -349,24 +391,30 @@ impl MobileClip {
         Ok(self.tokenizer()?.encode(text, self.text_shape()?.context_length))
     }
 
-    fn run_image(&self, tower: &Tower, image: &ClipImage) -> Result<Vec<f32>, Error> {
+    async fn run_image(&self, tower: &Tower, image: &ClipImage) -> Result<Vec<f32>, Error> {
         let output = if tower.head.is_some() { "tokens" } else { "embedding" };
-        let rows = tower.trunk.with_arena(|plan, arena| {
-            plan.write(arena, named(plan, "pixel_values"), &image.pixel_values);
-            plan.run(arena, 1, None, &|| false)?;
-            Ok::<_, Error>(plan.read(arena, named(plan, output), 1))
-        })?;
+        let rows = tower
+            .trunk
+            .with_arena(async |plan, arena| {
+                plan.write(arena, named(plan, "pixel_values"), &image.pixel_values);
+                plan.run(arena, 1, None, &|| false)?;
+                Ok::<_, Error>(plan.read(arena, named(plan, output), 1).await?)
+            })
+            .await?;
         // The class token is the first.
-        tower.finish(rows, 0)
+        tower.finish(rows, 0).await
     }
 
-    fn run_text(&self, tower: &Tower, tokens: &ClipTokens) -> Result<Vec<f32>, Error> {
-        let rows = tower.trunk.with_arena(|plan, arena| {
-            plan.write_ids(arena, named(plan, "ids"), &tokens.ids);
-            plan.run(arena, 1, None, &|| false)?;
-            Ok::<_, Error>(plan.read(arena, named(plan, "tokens"), 1))
-        })?;
-        tower.finish(rows, tokens.end)
+    async fn run_text(&self, tower: &Tower, tokens: &ClipTokens) -> Result<Vec<f32>, Error> {
+        let rows = tower
+            .trunk
+            .with_arena(async |plan, arena| {
+                plan.write_ids(arena, named(plan, "ids"), &tokens.ids);
+                plan.run(arena, 1, None, &|| false)?;
+                Ok::<_, Error>(plan.read(arena, named(plan, "tokens"), 1).await?)
+            })
+            .await?;
+        tower.finish(rows, tokens.end).await
     }
 
     fn image_plan(&self, trace: bool) -> Result<Plan, PlanError> {
@@ -411,11 +459,9 @@ impl MobileClip {
 
     fn prepare(&self, trunk: Plan, head: Option<&str>) -> Result<Tower, Error> {
         let head = head.map(|tower| token_head(&*self.source, tower)).transpose()?;
-        let head = head.map(|plan| self.weights.prepare(plan)).transpose()?;
-        let trunk = Prepared::new(self.weights.prepare(trunk)?);
-        if let Some(packed) = &self.packed {
-            packed.save(&self.weights);
-        }
+        let head = head.map(|plan| self.engine.prepare(plan)).transpose()?;
+        let trunk = Prepared::new(self.engine.prepare(trunk)?);
+        self.engine.save_packed(self.packed.as_ref());
         Ok(Tower { trunk, head: head.map(Prepared::new) })
     }
 
@@ -451,15 +497,16 @@ impl MobileClip {
 
 impl Tower {
     /// The embedding in the trunk's output: all of it, or what the head makes of row `row`.
-    fn finish(&self, rows: Vec<f32>, row: usize) -> Result<Vec<f32>, Error> {
+    async fn finish(&self, rows: Vec<f32>, row: usize) -> Result<Vec<f32>, Error> {
         let Some(head) = &self.head else { return Ok(rows) };
-        head.with_arena(|plan, arena| {
+        head.with_arena(async |plan, arena| {
             let token = named(plan, "token");
             let width = plan.plan().tensor(token).cols;
             plan.write(arena, token, &rows[row * width..][..width]);
             plan.run(arena, 1, None, &|| false)?;
-            Ok(plan.read(arena, named(plan, "embedding"), 1))
+            Ok(plan.read(arena, named(plan, "embedding"), 1).await?)
         })
+        .await
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is kept between answers: embeddings of pictures, and keys and values of the last prompt.
 
-use ocelli_cpu::KvCache;
+use crate::engine::Cache;
 
 /// What stands at one position of the spliced sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub(crate) enum Slot {
 /// The sequence that the cache holds.
 pub(crate) struct Prefix {
     pub(crate) slots: Vec<Slot>,
-    pub(crate) cache: KvCache,
+    pub(crate) cache: Cache,
 }
 
 impl Prefix {

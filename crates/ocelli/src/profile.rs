@@ -1,8 +1,10 @@
 //! Parts of an answer alone, each op's time and the memory in use: what measurements need.
 
 use ocelli_cpu::{Arena, KvCache, MachineLimits, OpTimes, PreparedPlan};
+use pollster::block_on;
 
 use crate::Error;
+use crate::engine::Prepared;
 use crate::fastvlm::{FastVlm, PREFILL_CHUNK, Stage, lock, ms_since, named};
 use crate::mobileclip::{ClipImage, MobileClip};
 use crate::request::{CancelToken, Image};
@@ -53,24 +55,27 @@ impl FastVlm {
     pub fn time_encoder(&self, image: &Image, cancel: &CancelToken) -> Result<f64, Error> {
         self.forget();
         let start = web_time::Instant::now();
-        self.encode(image, &|| cancel.is_cancelled())?;
+        block_on(self.encode(image, &|| cancel.is_cancelled()))?;
         Ok(ms_since(start))
     }
 
     /// Memory in use.
     pub fn memory(&self) -> ModelMemory {
         let vision = lock(&self.vision);
-        let stages = vision.values().map(|stage| &**stage).chain([&self.embed, &self.language]);
+        let stages = vision.values().map(|stage| &**stage).chain([&self.language]);
         let arena_bytes = stages.map(|stage| stage.arena_bytes() as u64).sum();
         let config = &self.config;
         let positions = lock(&self.prefix).as_ref().map_or(0, |prefix| prefix.cache.len());
         let cache = KvCache::bytes_for(config.num_layers, config.num_kv_heads, config.head_dim, positions);
-        ModelMemory { weights_bytes: self.weights.bytes() as u64, arena_bytes, cache_bytes: cache as u64 }
+        ModelMemory { weights_bytes: self.engine.bytes() as u64, arena_bytes, cache_bytes: cache as u64 }
     }
 
     /// What the machine can do with this model's threads and instruction set.
-    pub fn machine_limits(&self) -> MachineLimits {
-        self.weights.device().measure_limits()
+    ///
+    /// # Errors
+    /// When it runs on a GPU.
+    pub fn machine_limits(&self) -> Result<MachineLimits, Error> {
+        Ok(self.engine.on_cpu()?.device().measure_limits())
     }
 
     /// Each op of vision tower and projector.
@@ -85,7 +90,7 @@ impl FastVlm {
     ) -> Result<Vec<OpProfile>, Error> {
         let stage = self.vision_stage(image.resolution)?;
         profile(&stage, "encoder", runs, cancel, &|plan, arena| {
-            plan.write(arena, named(plan, "pixel_values"), &image.pixel_values);
+            plan.write(arena, input(plan, "pixel_values"), &image.pixel_values);
         })
     }
 
@@ -143,41 +148,44 @@ impl FastVlm {
         let mut cache = KvCache::new(config.num_layers, config.num_kv_heads, config.head_dim);
         cache.reserve(past + rows);
         let stop = || cancel.is_cancelled();
-        self.language.with_arena(|plan, arena| {
-            let input = named(plan, "inputs_embeds");
-            let width = plan.plan().tensor(input).cols;
-            while cache.len() < past {
-                let rows = PREFILL_CHUNK.min(past - cache.len());
-                plan.write(arena, input, &waves(rows * width));
-                plan.run(arena, rows, Some(&mut cache), &stop)?;
-            }
-            // The first run warms up.
-            let mut timed = vec![OpTimes::default(); runs + 1];
-            for times in &mut timed {
-                plan.write(arena, input, &waves(rows * width));
-                plan.run_timed(arena, rows, Some(&mut cache), &stop, times)?;
-                cache.truncate(past);
-            }
-            Ok(profiles(plan, part, rows, past, &timed[1..]))
-        })
+        let plan = cpu_plan(&self.language)?;
+        let mut arena = plan.new_arena();
+        let input = named(&self.language.plan, "inputs_embeds");
+        let width = plan.plan().tensor(input).cols;
+        while cache.len() < past {
+            let rows = PREFILL_CHUNK.min(past - cache.len());
+            plan.write(&mut arena, input, &waves(rows * width));
+            plan.run(&mut arena, rows, Some(&mut cache), &stop)?;
+        }
+        // The first run warms up.
+        let mut timed = vec![OpTimes::default(); runs + 1];
+        for times in &mut timed {
+            plan.write(&mut arena, input, &waves(rows * width));
+            plan.run_timed(&mut arena, rows, Some(&mut cache), &stop, times)?;
+            cache.truncate(past);
+        }
+        Ok(profiles(plan, part, rows, past, &timed[1..]))
     }
 }
 
 impl MobileClip {
     /// Memory in use.
     pub fn memory(&self) -> ModelMemory {
-        let (weights, arenas) = (self.weights.bytes(), self.arena_bytes());
+        let (weights, arenas) = (self.engine.bytes(), self.arena_bytes());
         ModelMemory { weights_bytes: weights as u64, arena_bytes: arenas as u64, cache_bytes: 0 }
     }
 
     /// What the machine can do with this model's threads and instruction set.
-    pub fn machine_limits(&self) -> MachineLimits {
-        self.weights.device().measure_limits()
+    ///
+    /// # Errors
+    /// When it runs on a GPU.
+    pub fn machine_limits(&self) -> Result<MachineLimits, Error> {
+        Ok(self.engine.on_cpu()?.device().measure_limits())
     }
 
     /// Threads in use.
     pub fn threads(&self) -> usize {
-        self.weights.device().threads()
+        self.engine.threads()
     }
 
     /// Each op of the image tower, without a head over one token.
@@ -192,7 +200,7 @@ impl MobileClip {
     ) -> Result<Vec<OpProfile>, Error> {
         let tower = self.image_tower()?;
         profile(&tower.trunk, "image", runs, cancel, &|plan, arena| {
-            plan.write(arena, named(plan, "pixel_values"), &image.pixel_values);
+            plan.write(arena, input(plan, "pixel_values"), &image.pixel_values);
         })
     }
 
@@ -209,9 +217,23 @@ impl MobileClip {
         let tower = self.text_tower()?;
         let tokens = self.tokenizer()?.encode(text, self.text_shape()?.context_length);
         profile(&tower.trunk, "text", runs, cancel, &|plan, arena| {
-            plan.write_ids(arena, named(plan, "ids"), &tokens.ids);
+            plan.write_ids(arena, input(plan, "ids"), &tokens.ids);
         })
     }
+}
+
+/// The plan as the CPU runs it: no other device tells the time of one op.
+fn cpu_plan(stage: &Stage) -> Result<&PreparedPlan, Error> {
+    match &stage.plan {
+        Prepared::Cpu(plan) => Ok(plan),
+        Prepared::Gpu(_) => Err(Error::CpuOnly),
+    }
+}
+
+/// # Panics
+/// When the plan has no input of this name: our own plans do.
+fn input(plan: &PreparedPlan, name: &str) -> ocelli_plan::TensorId {
+    plan.plan().find(name).expect("our plans name their inputs")
 }
 
 /// Run a plan of fixed rows once to warm up, then `runs` times.
@@ -223,15 +245,15 @@ fn profile(
     write: &dyn Fn(&PreparedPlan, &mut Arena),
 ) -> Result<Vec<OpProfile>, Error> {
     let stop = || cancel.is_cancelled();
-    stage.with_arena(|plan, arena| {
-        let mut timed = vec![OpTimes::default(); runs + 1];
-        for times in &mut timed {
-            // Inputs may share memory with what came after them.
-            write(plan, arena);
-            plan.run_timed(arena, 1, None, &stop, times)?;
-        }
-        Ok(profiles(plan, part, 1, 0, &timed[1..]))
-    })
+    let plan = cpu_plan(stage)?;
+    let mut arena = plan.new_arena();
+    let mut timed = vec![OpTimes::default(); runs + 1];
+    for times in &mut timed {
+        // Inputs may share memory with what came after them.
+        write(plan, &mut arena);
+        plan.run_timed(&mut arena, 1, None, &stop, times)?;
+    }
+    Ok(profiles(plan, part, 1, 0, &timed[1..]))
 }
 
 fn profiles(

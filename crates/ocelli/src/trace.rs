@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ocelli_cpu::KvCache;
 use ocelli_models::{LogitRows, qwen2};
+use pollster::block_on;
 
 use crate::Error;
 use crate::fastvlm::{FastVlm, named, shape, vision_plan};
@@ -43,17 +43,17 @@ impl FastVlm {
         let inputs = self.splice(&slots, &embeds)?;
         let rows = slots.len();
         let plan = qwen2(&*self.source, &shape(&self.config), rows, LogitRows::AllTraced)?;
-        let plan = self.weights.prepare(plan)?;
+        let plan = self.engine.prepare(plan)?;
         let mut arena = plan.new_arena();
         let config = &self.config;
-        let mut cache = KvCache::new(config.num_layers, config.num_kv_heads, config.head_dim);
+        let mut cache = self.engine.new_cache(config.num_layers, config.num_kv_heads, config.head_dim);
         plan.write(&mut arena, named(&plan, "inputs_embeds"), &inputs);
         plan.run(&mut arena, rows, Some(&mut cache), &|| request.cancel.is_cancelled())?;
         let shape = vec![rows, config.hidden_size];
         stages.push(Stage { name: "inputs_embeds".into(), shape: shape.clone(), values: inputs.clone() });
         stages.push(Stage { name: "hidden.0".into(), shape, values: inputs });
         for tensor in plan.plan().tensors.iter().filter(|t| t.is_output) {
-            let values = plan.read(&mut arena, named(&plan, &tensor.name), rows);
+            let values = block_on(plan.read(&mut arena, named(&plan, &tensor.name), rows))?;
             stages.push(Stage { name: tensor.name.clone(), shape: vec![rows, tensor.cols], values });
         }
         Ok(stages)
@@ -61,14 +61,14 @@ impl FastVlm {
 
     fn trace_vision(&self, image: &Image) -> Result<Vec<Stage>, Error> {
         let resolution = image.resolution;
-        let plan = self.weights.prepare(vision_plan(&*self.source, resolution, true)?)?;
+        let plan = self.engine.prepare(vision_plan(&*self.source, resolution, true)?)?;
         let mut arena = plan.new_arena();
         plan.write(&mut arena, named(&plan, "pixel_values"), &image.pixel_values);
         plan.run(&mut arena, 1, None, &|| false)?;
         let pixels = planar("pixel_values", &image.pixel_values, resolution, 3);
         let mut stages = vec![pixels];
         for tensor in plan.plan().tensors.iter().filter(|t| t.is_output) {
-            let values = plan.read(&mut arena, named(&plan, &tensor.name), 1);
+            let values = block_on(plan.read(&mut arena, named(&plan, &tensor.name), 1))?;
             let rows = values.len() / tensor.cols;
             stages.push(if tensor.name == "projected" {
                 Stage { name: tensor.name.clone(), shape: vec![rows, tensor.cols], values }

@@ -19,7 +19,7 @@ fn strings(value: &Value) -> Vec<String> {
 
 fn load(path: &str, dtype: DType, isa: Isa) -> MobileClip {
     let tokenizer = Some(fixture("clip-tokenizer"));
-    let options = ClipOptions { dtype, isa: Some(isa), threads: 2, tokenizer, packed_dir: None };
+    let options = ClipOptions { dtype, isa: Some(isa), threads: 2, tokenizer, ..ClipOptions::default() };
     MobileClip::load(&fixture(path), &options).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
