@@ -132,7 +132,7 @@ impl Session {
             "peak_rss_bytes": ocelli::peak_rss_bytes(),
             "model": self.name,
             "quant": self.model.quant_name(),
-            "device": "cpu",
+            "device": self.model.device_name(),
             "kernels": self.model.kernels(),
         })
     }
@@ -280,13 +280,14 @@ pub fn trace(
     model: &ModelArgs,
     generate: &GenerateArgs,
 ) -> anyhow::Result<bool> {
-    let (stages, kernels, name) = if let Some(clip) = clip_arguments(model, generate) {
-        let (stages, kernels) = clip::trace(&clip, image, prompt)?;
-        (stages, kernels, clip.model)
+    let (stages, [device, kernels], name) = if let Some(clip) = clip_arguments(model, generate) {
+        let (stages, engine) = clip::trace(&clip, image, prompt)?;
+        (stages, engine, clip.model)
     } else {
         let session = Session::new(model, generate)?;
         let request = session.ask(prompt, vec![session.open(image)?]);
-        (session.model.trace(&request)?, session.model.kernels(), session.name)
+        let engine = [session.model.device_name(), session.model.kernels()].map(str::to_owned);
+        (session.model.trace(&request)?, engine, session.name)
     };
     let bytes: Vec<Vec<u8>> =
         stages.iter().map(|s| s.values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
@@ -295,7 +296,7 @@ pub fn trace(
         let view = TensorView::new(safetensors::Dtype::F32, stage.shape.clone(), bytes)?;
         views.push((stage.name.clone(), view));
     }
-    let metadata = Some(HashMap::from([("kernels".to_owned(), kernels.to_owned())]));
+    let metadata = Some(HashMap::from([("kernels".to_owned(), kernels.clone())]));
     safetensors::serialize_to_file(views, metadata, out)
         .with_context(|| format!("writing {}", out.display()))?;
     eprintln!("wrote {} stages to {}", stages.len(), out.display());
@@ -306,7 +307,7 @@ pub fn trace(
             "out": out.display().to_string(),
             "stages": stages,
             "model": name,
-            "device": "cpu",
+            "device": device,
             "kernels": kernels,
         });
         writeln!(std::io::stdout(), "{report}")?;

@@ -198,7 +198,7 @@ pub struct ModelArgs {
     /// Directory of the vocabulary, for `trace` with a MobileCLIP that has another one than CLIP's
     #[arg(long, value_name = "DIR", hide = true)]
     pub tokenizer: Option<PathBuf>,
-    /// Where to run; gpu is not supported yet
+    /// Where to run: gpu takes the GPU that OCELLI_GPU names, or the first; auto is the CPU
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub device: Device,
     /// Threads; 0 is one for each core
@@ -299,7 +299,7 @@ pub struct ClipArgs {
     /// Directory of the vocabulary, where it is neither CLIP's own nor beside the weights
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
-    /// Where to run; gpu is not supported yet
+    /// Where to run: gpu takes the GPU that OCELLI_GPU names, or the first; auto is the CPU
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub device: Device,
     /// Threads; 0 is one for each core
@@ -416,7 +416,7 @@ pub struct SaveLabelsArgs {
     /// Directory of the vocabulary, where it is neither CLIP's own nor beside the weights
     #[arg(long, value_name = "DIR", requires = "model", help_heading = "Model")]
     pub tokenizer: Option<PathBuf>,
-    /// Where to run; gpu is not supported yet
+    /// Where to run: gpu takes the GPU that OCELLI_GPU names, or the first; auto is the CPU
     #[arg(long, value_enum, default_value_t = Device::Auto, help_heading = "Model")]
     pub device: Device,
     /// Threads; 0 is one for each core

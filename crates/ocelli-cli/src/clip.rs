@@ -11,6 +11,7 @@ use safetensors::tensor::TensorView;
 use serde_json::json;
 
 use crate::args::{ClassifyArgs, ClipArgs, Device, Dtype, EmbedArgs, OrientationArg};
+use crate::device;
 use crate::embedded;
 use crate::home::{find, packed};
 use crate::labels::LabelSet;
@@ -44,13 +45,14 @@ pub fn load_named(
     dtype: Dtype,
     threads: usize,
 ) -> anyhow::Result<MobileClip> {
-    if device == Device::Gpu {
-        bail!("--device gpu is not supported yet: use cpu or auto");
-    }
     let path = Path::new(model);
     let path = if path.is_file() { path.to_owned() } else { find(model)? };
     let dtype = if dtype == Dtype::F32 { DType::F32 } else { DType::Bf16 };
-    Ok(MobileClip::load(&path, &ClipOptions { dtype, threads, isa: None, tokenizer, packed_dir: packed() })?)
+    let device = device::choice(device);
+    let options = ClipOptions { dtype, device, threads, isa: None, tokenizer, packed_dir: packed() };
+    let model = MobileClip::load(&path, &options)?;
+    device::tell(model.device_note());
+    Ok(model)
 }
 
 /// How the arguments want pictures to be read.
@@ -134,14 +136,14 @@ pub fn classify(args: &ClassifyArgs) -> anyhow::Result<bool> {
 }
 
 /// Stages of both towers, for `ocelli trace` with a MobileCLIP.
-pub fn trace(args: &ClipArgs, image: &Path, text: &str) -> anyhow::Result<(Vec<Stage>, &'static str)> {
+pub fn trace(args: &ClipArgs, image: &Path, text: &str) -> anyhow::Result<(Vec<Stage>, [String; 2])> {
     let model = load(args)?;
     let image = model.open_image(image, &decode_options(args))?;
     let mut stages = model.trace_image(&image)?;
     if model.config().text.is_some() {
         stages.extend(model.trace_text(text)?);
     }
-    Ok((stages, model.kernels()))
+    Ok((stages, [model.device_name(), model.kernels()].map(str::to_owned)))
 }
 
 /// Say on stderr what went wrong with one file.

@@ -10,6 +10,7 @@ mod args;
 mod bench;
 mod clip;
 mod confusion;
+mod device;
 mod embedded;
 mod eval;
 mod eval_drawn;

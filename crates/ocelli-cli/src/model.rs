@@ -9,7 +9,8 @@ use ocelli::{ClipCheckpoint, DType, FastVlm, LoadOptions, SynthArch};
 use ocelli_tiny::Embedded;
 use serde_json::json;
 
-use crate::args::{Device, Dtype, ModelArgs};
+use crate::args::{Dtype, ModelArgs};
+use crate::device;
 use crate::embedded;
 use crate::home::{find, packed};
 use crate::progress::Progress;
@@ -29,19 +30,17 @@ pub fn clip_path(args: &ModelArgs) -> Option<PathBuf> {
 
 /// Load the model of the arguments; returns it with the time that took in ms.
 pub fn load(args: &ModelArgs) -> anyhow::Result<(FastVlm, PathBuf, f64)> {
-    if args.device == Device::Gpu {
-        bail!("--device gpu is not supported yet: use cpu or auto");
-    }
     if args.tokenizer.is_some() {
         bail!("--tokenizer is for MobileCLIP: a FastVLM's tokenizer lies in its own directory");
     }
     let dir = args.model.as_deref().map_or_else(|| embedded::dir(Embedded::FastVlm), find)?;
     let start = Instant::now();
     let (vision, threads) = (args.vision.clone(), args.threads);
-    let (dtype, quant) = (compute_type(args.dtype), args.policy());
+    let (dtype, quant, device) = (compute_type(args.dtype), args.policy(), device::choice(args.device));
     let options =
-        LoadOptions { vision, dtype, quant, threads, packed_dir: packed(), ..LoadOptions::default() };
+        LoadOptions { vision, dtype, quant, device, threads, packed_dir: packed(), ..LoadOptions::default() };
     let model = FastVlm::load(&dir, &options)?;
+    device::tell(model.device_note());
     Ok((model, dir, start.elapsed().as_secs_f64() * 1e3))
 }
 

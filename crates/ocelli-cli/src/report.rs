@@ -10,6 +10,7 @@ use ocelli::{
 };
 use serde_json::{Value, json};
 
+use crate::device;
 use crate::home::{find, home, models};
 use crate::inspect_clip;
 use crate::kept::{kept_names, types_of};
@@ -101,6 +102,7 @@ pub fn doctor(as_json: bool) -> anyhow::Result<bool> {
         ("threads", json!(available_threads())),
         ("dtype", json!("bf16")),
         ("device", json!("cpu")),
+        ("gpus", device::adapters()),
     ];
     print(&report, as_json)
 }

@@ -161,7 +161,7 @@ pub struct ParetoArgs {
     pub ttft_budget: Option<f64>,
     #[command(flatten)]
     pub measure: MeasureArgs,
-    /// Where to run; gpu is not supported yet
+    /// Where to run: gpu takes the GPU that OCELLI_GPU names, or the first; auto is the CPU
     #[arg(long, value_enum, default_value_t = Device::Auto, help_heading = "Model")]
     pub device: Device,
     /// Threads; 0 is one for each core

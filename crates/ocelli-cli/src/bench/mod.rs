@@ -131,6 +131,7 @@ fn clip_subject(model: &MobileClip, name: String) -> Subject {
         dtype: model.dtype().name(),
         quant: None,
         threads: model.threads(),
-        kernels: model.kernels(),
+        device: model.device_name(),
+        kernels: model.kernels().to_owned(),
     }
 }

@@ -33,8 +33,8 @@ pub fn profile(
 ) -> anyhow::Result<()> {
     recorder.reading();
     let limits = match model {
-        Model::Vlm(vlm) => vlm.model.machine_limits(),
-        Model::Clip(clip) => clip.model.machine_limits(),
+        Model::Vlm(vlm) => vlm.model.machine_limits()?,
+        Model::Clip(clip) => clip.model.machine_limits()?,
     };
     match model {
         Model::Vlm(vlm) => {

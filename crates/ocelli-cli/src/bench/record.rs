@@ -23,8 +23,10 @@ pub struct Subject {
     pub quant: Option<&'static str>,
     /// Threads in use.
     pub threads: usize,
-    /// The instruction set that runs.
-    pub kernels: &'static str,
+    /// `cpu` or `gpu`.
+    pub device: &'static str,
+    /// The instruction set that runs, or the GPU.
+    pub kernels: String,
 }
 
 /// Takes measurements, tells them, and watches the machine meanwhile.
@@ -167,7 +169,7 @@ impl Recorder {
             ("model", json!(subject.model)),
             ("dtype", json!(subject.dtype)),
             ("quant", json!(subject.quant)),
-            ("device", json!("cpu")),
+            ("device", json!(subject.device)),
             ("threads", json!(subject.threads)),
             ("kernels", json!(subject.kernels)),
             ("load1", json!(reading.load1)),

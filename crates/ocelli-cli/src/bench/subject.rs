@@ -85,9 +85,14 @@ impl Vlm {
             );
         }
         let (model, dir, load_ms) = load(args)?;
-        let (dtype, threads, kernels) = (model.dtype().name(), model.threads(), model.kernels());
-        let quant = model.quant_name();
-        let subject = Subject { model: name_of(&dir), dtype, quant, threads, kernels };
+        let subject = Subject {
+            model: name_of(&dir),
+            dtype: model.dtype().name(),
+            quant: model.quant_name(),
+            device: model.device_name(),
+            threads: model.threads(),
+            kernels: model.kernels().to_owned(),
+        };
         Ok(Self { model, subject, load_ms, picture: Picture::of(measure) })
     }
 

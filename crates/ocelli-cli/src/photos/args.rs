@@ -25,7 +25,7 @@ pub struct PhotoModelArgs {
     /// Directory of the vocabulary, where it is neither CLIP's own nor beside the weights
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
-    /// Where to run; gpu is not supported yet
+    /// Where to run: gpu takes the GPU that OCELLI_GPU names, or the first; auto is the CPU
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub device: Device,
     /// Threads; 0 is one for each core
