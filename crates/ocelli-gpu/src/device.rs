@@ -89,7 +89,8 @@ impl AdapterSummary {
     fn of(adapter: &wgpu::Adapter) -> Self {
         let (info, features) = (adapter.get_info(), adapter.features());
         Self {
-            name: info.name,
+            // Browsers tell little.
+            name: if info.name.is_empty() { "WebGPU".to_owned() } else { info.name },
             backend: info.backend.to_string(),
             kind: match info.device_type {
                 DeviceType::DiscreteGpu => "discrete",

@@ -13,7 +13,7 @@ pub(crate) async fn embed_images(model: &MobileClip, images: &Array) -> Result<A
     let rows = Array::new();
     for picture in pictures(images)? {
         next_turn().await;
-        let embedded = model.embed_images(&[model.prepare_image(&picture)]).map_err(thrown)?;
+        let embedded = model.embed_images_async(&[model.prepare_image(&picture)]).await.map_err(thrown)?;
         push(&rows, &embedded);
     }
     Ok(rows)
@@ -24,7 +24,7 @@ pub(crate) async fn embed_texts(model: &MobileClip, texts: &[String]) -> Result<
     let rows = Array::new();
     for text in texts {
         next_turn().await;
-        push(&rows, &model.embed_texts(&[text]).map_err(thrown)?);
+        push(&rows, &model.embed_texts_async(&[text]).await.map_err(thrown)?);
     }
     Ok(rows)
 }

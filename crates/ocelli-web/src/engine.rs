@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use js_sys::{Array, Function};
-use ocelli::{CancelToken, ClipCheckpoint, ClipOptions, DType, FastVlm, Folder, LoadOptions, MobileClip};
+use ocelli::{
+    AdapterChoice, CancelToken, ClipCheckpoint, ClipOptions, DType, DeviceChoice, FastVlm, Folder,
+    LoadOptions, MobileClip,
+};
 use serde_json::json;
 use wasm_bindgen::prelude::*;
 
@@ -27,12 +30,10 @@ enum Model {
 }
 
 /// Where networks run.
-///
-/// This is the one place that decides: a device for WebGPU joins here.
-fn check_device(asked: Option<&str>) -> Result<(), String> {
+fn device(asked: Option<&str>) -> Result<DeviceChoice, String> {
     match asked {
-        None | Some("wasm") => Ok(()),
-        Some("webgpu") => Err("this build has no WebGPU device yet: use device \"wasm\"".to_owned()),
+        None | Some("wasm") => Ok(DeviceChoice::Cpu),
+        Some("webgpu") => Ok(DeviceChoice::Gpu(AdapterChoice::Best)),
         Some(other) => Err(format!("device is \"{other}\"; it can be \"wasm\" or \"webgpu\"")),
     }
 }
@@ -49,7 +50,7 @@ fn dtype(asked: Option<&str>) -> Result<DType, String> {
 impl Engine {
     /// Load the model in these files; its kind is told from them.
     ///
-    /// `options_json` has `device` ("wasm") and `dtype` ("auto", "bf16", "f32"). `on_progress` gets a stage, and how
+    /// `options_json` has `device` ("wasm", "webgpu") and `dtype` ("auto", "bf16", "f32"). `on_progress` gets a stage, and how
     /// many of how many bytes are done.
     ///
     /// # Errors
@@ -60,30 +61,31 @@ impl Engine {
         on_progress: Function,
     ) -> Result<Engine, JsValue> {
         let options: Load = serde_json::from_str(&options_json).map_err(thrown)?;
-        check_device(options.device.as_deref()).map_err(thrown)?;
+        let device = device(options.device.as_deref()).map_err(thrown)?;
         let dtype = dtype(options.dtype.as_deref()).map_err(thrown)?;
         next_turn().await;
         let folder = Arc::new(PageFolder::new(files, on_progress)?);
         let model = if ClipCheckpoint::is_clip_folder(&*folder) {
             let shared: Arc<dyn Folder> = Arc::clone(&folder) as _;
-            let options = ClipOptions { dtype, threads: 1, ..ClipOptions::default() };
-            Model::MobileClip(MobileClip::load_folder(shared, &options).map_err(thrown)?)
+            let options = ClipOptions { dtype, device, threads: 1, ..ClipOptions::default() };
+            Model::MobileClip(MobileClip::load_folder(shared, &options).await.map_err(thrown)?)
         } else {
-            let options = LoadOptions { dtype, threads: 1, ..LoadOptions::default() };
-            Model::FastVlm(FastVlm::load_folder(&*folder, &options).map_err(thrown)?)
+            let options = LoadOptions { dtype, device, threads: 1, ..LoadOptions::default() };
+            Model::FastVlm(FastVlm::load_folder(&*folder, &options).await.map_err(thrown)?)
         };
         folder.loaded();
         Ok(Engine { model, cancel: CancelToken::default() })
     }
 
     /// What the model is and how it runs, as JSON: `kind`, `device`, `adapter`, `dtype`, `quant`, `weight_bytes`,
-    /// `resolution`, `embed_dim` of a MobileCLIP, `simd`.
+    /// `resolution`, `embed_dim` of a MobileCLIP, `simd`, and a `note` where another device runs than was asked for.
     pub fn info(&self) -> String {
         let simd = if cfg!(target_feature = "relaxed-simd") { "relaxed" } else { "simd128" };
-        let mut info = json!({ "device": "wasm", "adapter": null, "simd": simd });
-        let (dtype, more) = match &self.model {
+        let mut info = json!({ "simd": simd });
+        let (dtype, device, more) = match &self.model {
             Model::FastVlm(model) => (
                 model.dtype(),
+                (model.device_name(), model.kernels(), model.device_note()),
                 json!({
                     "kind": "fastvlm",
                     "quant": model.quant_name(),
@@ -93,6 +95,7 @@ impl Engine {
             ),
             Model::MobileClip(model) => (
                 model.dtype(),
+                (model.device_name(), model.kernels(), model.device_note()),
                 json!({
                     "kind": "mobileclip",
                     "quant": null,
@@ -102,6 +105,11 @@ impl Engine {
                 }),
             ),
         };
+        let (device, kernels, note) = device;
+        let on_gpu = device == "gpu";
+        info["device"] = if on_gpu { "webgpu" } else { "wasm" }.into();
+        info["adapter"] = on_gpu.then_some(kernels).into();
+        info["note"] = note.into();
         info["dtype"] = if dtype == DType::F32 { "f32" } else { "bf16" }.into();
         if let (Some(info), serde_json::Value::Object(more)) = (info.as_object_mut(), more) {
             info.extend(more);

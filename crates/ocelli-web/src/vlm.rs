@@ -25,12 +25,13 @@ pub(crate) async fn generate(
     let request = asked.request(images, cancel).map_err(thrown)?;
     next_turn().await;
     let mut failed = None;
-    let answer = model.generate(&request, &mut |piece| {
+    let mut on_piece = |piece: &str| {
         if let Err(thrown) = on_text.call1(&JsValue::NULL, &piece.into()) {
             request.cancel.cancel();
             failed.get_or_insert(thrown);
         }
-    });
+    };
+    let answer = model.generate_async(&request, &mut on_piece, next_turn).await;
     match failed {
         Some(thrown) => Err(thrown),
         None => Ok(to_json(&answer.map_err(thrown)?).to_string()),

@@ -333,10 +333,11 @@ impl FastVlm {
     /// # Errors
     /// When pictures and placeholders do not match, the prompt is too long or an option is wrong.
     pub fn generate(&self, request: &Request, on_text: &mut dyn FnMut(&str)) -> Result<Answer, Error> {
-        block_on(self.generate_async(request, on_text))
+        block_on(self.generate_async(request, on_text, async || ()))
     }
 
-    /// [`Self::generate`] for those who must not block, such as a page in a browser.
+    /// [`Self::generate`] for those who must not block, such as a page in a browser; `turn` is awaited once a token, so
+    /// that whoever asks to stop is heard.
     ///
     /// # Errors
     /// As for [`Self::generate`].
@@ -344,12 +345,13 @@ impl FastVlm {
         &self,
         request: &Request,
         on_text: &mut dyn FnMut(&str),
+        turn: impl AsyncFn(),
     ) -> Result<Answer, Error> {
         request.sampling.check()?;
         let stops = StopMatcher::new(request.stop.clone())?;
         let slots = self.slots(request)?;
         let mut generation = Generation::new(self, request, slots, stops);
-        match generation.run(on_text).await {
+        match generation.run(on_text, &turn).await {
             Ok(reason) => Ok(generation.finish(reason, on_text)),
             Err(Error::Run(RunError::Cancelled)) => Ok(generation.finish(FinishReason::Cancelled, on_text)),
             Err(error) => Err(error),
@@ -492,13 +494,17 @@ impl<'a> Generation<'a> {
         }
     }
 
-    async fn run(&mut self, on_text: &mut dyn FnMut(&str)) -> Result<FinishReason, Error> {
+    async fn run(
+        &mut self,
+        on_text: &mut dyn FnMut(&str),
+        turn: &impl AsyncFn(),
+    ) -> Result<FinishReason, Error> {
         let cancel = self.request.cancel.clone();
         let stop = move || cancel.is_cancelled();
         let slots = std::mem::take(&mut self.slots);
         let (mut prefix, shared) = self.model.take_prefix(&slots);
         self.usage.cached_tokens = shared;
-        let result = self.run_with(&slots, &mut prefix, &stop, on_text).await;
+        let result = self.run_with(&slots, &mut prefix, &stop, on_text, turn).await;
         // A cancelled chunk leaves layers of unequal length: keep only what all of them have.
         let whole = prefix.cache.len();
         prefix.cache.truncate(whole);
@@ -513,6 +519,7 @@ impl<'a> Generation<'a> {
         prefix: &mut Prefix,
         stop: &dyn Fn() -> bool,
         on_text: &mut dyn FnMut(&str),
+        turn: &impl AsyncFn(),
     ) -> Result<FinishReason, Error> {
         let images = self.encode(&slots[prefix.slots.len()..], stop).await?;
         let most = self.model.config.max_positions.min(slots.len() + self.request.max_tokens);
@@ -525,6 +532,7 @@ impl<'a> Generation<'a> {
             if self.ids.len() >= self.request.max_tokens {
                 break FinishReason::Length;
             }
+            turn().await;
             if stop() {
                 return Err(RunError::Cancelled.into());
             }
