@@ -43,7 +43,7 @@ compile("src/worker/tsconfig.json");
 for (const engine of engines) cpSync(at(engine), at("dist", engine), { recursive: true });
 if (engines.length === 0) console.log("no pkg/: built without the engine (see docs/browser.md)");
 
-if (existsSync(at("demo/main.ts"))) {
+if (existsSync(at("demo/index.html"))) {
   compile("demo/tsconfig.json");
   await build({ ...common, entryPoints: [at("demo/main.ts")], outfile: at("build/site/app.js"), plugins: [packageBeside] });
   for (const file of ["index.html", "style.css", "icon.svg"]) cpSync(at("demo", file), at("build/site", file));

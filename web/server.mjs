@@ -68,8 +68,14 @@ function fileOf(root, address) {
   return file.startsWith(root + sep) && !file.includes("\0") ? file : null;
 }
 
-function sendFile(path, { size, mtimeMs }, request, response) {
-  const etag = `"${size.toString(16)}-${Math.round(mtimeMs).toString(16)}"`;
+/** What tells versions of a file apart. */
+export function etagOf({ size, mtimeMs }) {
+  return `"${size.toString(16)}-${Math.round(mtimeMs).toString(16)}"`;
+}
+
+function sendFile(path, found, request, response) {
+  const { size } = found;
+  const etag = etagOf(found);
   response.setHeader("content-type", TYPES[extname(path)] ?? "application/octet-stream");
   response.setHeader("etag", etag);
   response.setHeader("accept-ranges", "bytes");
