@@ -4,8 +4,7 @@
 import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
 import { createServer } from "node:http";
-import { extname, join, normalize, resolve, sep } from "node:path";
-import { pathToFileURL } from "node:url";
+import { basename, extname, join, normalize, resolve, sep } from "node:path";
 
 const TYPES = {
   ".html": "text/html; charset=utf-8",
@@ -108,7 +107,7 @@ function end(response, status) {
   response.end();
 }
 
-if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) {
+if (basename(process.argv[1] ?? "") === "server.mjs") {
   const args = process.argv.slice(2);
   const at = args.indexOf("--port");
   const port = at < 0 ? 8080 : Number(args.splice(at, 2)[1]);
