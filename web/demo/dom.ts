@@ -29,6 +29,7 @@ export function pairs(entries: [string, string][]): HTMLElement[] {
 
 export function megabytes(bytes: number | null): string {
   if (bytes === null) return "unknown";
+  if (bytes === 0) return "nothing";
   if (bytes < 1e6) return `${Math.ceil(bytes / 1e3)} KB`;
   return bytes < 1e9 ? `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB` : `${(bytes / 1e9).toFixed(2)} GB`;
 }

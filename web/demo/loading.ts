@@ -52,7 +52,7 @@ export class ModelCard<P> {
   /** Shows what went wrong, with the ways out of it. Also for a model that was ready and is gone. */
   failed(error: unknown): void {
     const code = error instanceof OcelliError ? error.code : (error as Error).name;
-    const message = (error as Error).message;
+    const message = asSentence((error as Error).message);
     const again = (text: string): HTMLButtonElement => button(text, () => void this.start(true), "main");
     this.#bar = null;
     if (code === "AbortError" || code === "declined") {
@@ -98,7 +98,11 @@ export class ModelCard<P> {
         ["Licence", plan.licence ?? "not told"],
       ];
       const kept = plan.storage === "opfs" ? "It is kept in this browser for the next visit." : "This browser keeps nothing: the next visit downloads it again.";
-      const go = button("Download", () => resolve(true), "main");
+      const go = button("Download", () => {
+        // Whoever downloads that much wants it kept; browsers may still say no.
+        void navigator.storage?.persist?.();
+        resolve(true);
+      }, "main");
       this.#show(`${this.#model.name} is not on this device yet`, kept, [go], !plan.fits, facts);
       this.#abort.signal.addEventListener("abort", () => resolve(false));
     });
@@ -127,7 +131,7 @@ export class ModelCard<P> {
         break;
       case "warning":
         say(event.message, true);
-        if (event.code !== "offline") this.#why = event.message;
+        if (event.code === "device-fallback") this.#why = event.message.replace(/\.$/, "");
         break;
       default:
     }
@@ -166,3 +170,9 @@ export class ModelCard<P> {
   }
 }
 
+
+function asSentence(text: string): string {
+  const begun = text.charAt(0).toUpperCase() + text.slice(1);
+  // An address keeps its small letter.
+  return `${/^https?:/.test(text) ? text : begun}${/[.!?]$/.test(text) ? "" : "."}`;
+}

@@ -66,9 +66,7 @@ export class Look {
 
   ready(pipe: ImageTextPipeline, why: string): void {
     this.#pipe = pipe;
-    const { device, info } = pipe;
-    const where = device === "webgpu" ? `WebGPU${info.adapter ? ` (${info.adapter})` : ""}` : "the processor (WebAssembly)";
-    byId("device").textContent = `${pipe.model} on ${where}. ${why === "" ? "" : `Chosen: ${why}.`}`.replace("..", ".");
+    byId("device").textContent = `${pipe.model}: ${why}.`;
     this.#update();
     void this.#showMemory();
   }
@@ -228,6 +226,7 @@ export class Look {
   }
 
   #figures(result: Generation): void {
+    byId("figures").hidden = false;
     byId("figure-ttft").textContent = milliseconds(result.ttft_ms);
     byId("figure-encode").textContent = milliseconds(result.encode_ms);
     byId("figure-speed").textContent = `${result.tokens_per_s.toFixed(result.tokens_per_s < 10 ? 1 : 0)} tokens/s`;
@@ -236,7 +235,11 @@ export class Look {
 
   async #showMemory(): Promise<void> {
     const memory = await this.#pipe?.memory().catch(() => null);
-    if (memory) byId("figure-memory").textContent = megabytes(Math.max(memory.weight_bytes, memory.wasm_bytes ?? 0));
+    if (!memory) return;
+    const { weight_bytes, wasm_bytes } = memory;
+    // On the processor the weights are part of the engine's own memory.
+    const bytes = this.#pipe?.device === "webgpu" ? weight_bytes + (wasm_bytes ?? 0) : Math.max(weight_bytes, wasm_bytes ?? 0);
+    byId("figure-memory").textContent = megabytes(bytes);
   }
 
   #showSource(): void {
@@ -274,7 +277,7 @@ export class Look {
   #trouble(title: string, text: string, ...buttons: HTMLButtonElement[]): void {
     const place = byId("trouble");
     place.hidden = false;
-    place.replaceChildren(make("p", {}, make("strong", {}, title), " ", text), ...buttons);
+    place.replaceChildren(make("p", {}, make("strong", {}, `${title}.`), " ", text), ...buttons);
   }
 
   #clearTrouble(): void {

@@ -2,12 +2,14 @@
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { serve } from "../server.mjs";
+import { WEB } from "./site.js";
 import { parseManifest } from "../src/manifest.js";
 import { Sha256, sha256Hex } from "../src/sha256.js";
 import { folderUrl } from "../src/stored.js";
@@ -96,4 +98,40 @@ test("the server answers ranges, and nothing outside of its folder", async () =>
     server.close();
     rmSync(folder, { recursive: true });
   }
+});
+
+test("the shipped types check a caller, with a compiler that looks into them", () => {
+  const folder = join(WEB, "build/consumer");
+  mkdirSync(folder, { recursive: true });
+  const compile = (source: string): string => {
+    writeFileSync(join(folder, "caller.ts"), source);
+    const options = { target: "ES2022", module: "ESNext", moduleResolution: "Bundler", strict: true, noEmit: true, types: [], skipLibCheck: false, paths: { ocelli: ["../../dist/index.d.ts"] } };
+    writeFileSync(join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions: options, files: ["caller.ts"] }));
+    const { stdout } = spawnSync(process.execPath, [join(WEB, "node_modules/typescript/bin/tsc"), "-p", folder], { encoding: "utf8" });
+    return stdout;
+  };
+  const right = `
+    import { pipeline, OcelliError, type Generation, type LabelScore } from "ocelli";
+    const ask = await pipeline("image-text-to-text", "./m/", { device: "auto", on_plan: (plan) => plan.fits });
+    for await (const piece of ask.stream(document.querySelector("video")!, "What?", { max_new_tokens: 8 })) piece.trim();
+    const answer: Generation = await ask("a.png");
+    const classify = await pipeline("zero-shot-image-classification", new URL("https://x/m/"));
+    const scores: LabelScore[] = await classify(new Blob(), ["a"]);
+    const first = (await classify.embed_texts("a")).rows[0]!.length + answer.ttft_ms + scores.length;
+    if (!(first > 0)) throw new OcelliError("usage", "");
+    export {};`;
+  assert.equal(compile(right), "");
+  const wrong = right.replace("ask.stream", "classify.stream").replace("\"What?\"", "5");
+  assert.match(compile(wrong), /caller\.ts.*error/);
+});
+
+test("npm packs what is needed, and nothing else", () => {
+  const { stdout } = spawnSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: WEB, encoding: "utf8" });
+  const found = JSON.parse(stdout) as unknown;
+  const pack = (Array.isArray(found) ? found[0] : Object.values(found as object)[0]) as { files: { path: string }[] };
+  const files = pack.files.map(({ path }) => path);
+  for (const needed of ["dist/ocelli.js", "dist/worker.js", "dist/index.d.ts", "LICENSE-MIT", "LICENSE-APACHE", "README.md"]) {
+    assert.ok(files.includes(needed), needed);
+  }
+  assert.deepEqual(files.filter((path) => /^(tests|demo|src|build)\//.test(path)), []);
 });

@@ -9,6 +9,12 @@ import { chooseDevice, startRuntime, type Runtime } from "./runtime.js";
 
 type Call = Extract<ToWorker, { type: "call" }>;
 
+/** Why the engine runs on another device than it was given: its self-test is the judge. */
+const CHANGED: { [name in DeviceName]: string } = {
+  wasm: "WebAssembly on the processor, because the engine's self-test found the GPU unfit",
+  webgpu: "WebGPU, which the engine chose",
+};
+
 let runtime: Runtime | null = null;
 let engine: Engine | null = null;
 /** Reads of the model may go on as long as the engine lives. */
@@ -83,7 +89,7 @@ async function load(id: number, params: LoadParams, signal: AbortSignal): Promis
   const info = JSON.parse(engine.info()) as EngineInfo;
   if (info.device !== choice.device) {
     // The engine's self-test found the GPU wrong, or it failed to start.
-    report({ status: "device", device: info.device, adapter: info.adapter, reason: "the engine chose it while loading" });
+    report({ status: "device", device: info.device, adapter: info.adapter, reason: CHANGED[info.device] });
   }
   report({ status: "ready", task: params.task, model: model.model, device: info.device });
   const logit_scale = info.kind === "mobileclip" ? engine.logit_scale() : null;

@@ -252,6 +252,7 @@ async function fetchFile(store: Store, file: Wanted, progress: Progress, request
       onRetry: (attempt, message) => request.report({ status: "retry", name, file: file.name, attempt, message }),
     });
   } catch (error) {
+    progress.stop();
     await part.close().catch(() => undefined); // What went wrong first is what matters.
     throw error;
   }
@@ -267,6 +268,9 @@ class Progress {
   readonly #total: number | null;
   readonly #report: (event: ProgressEvent) => void;
   #last = 0;
+  /** The newest state of a file that was not reported yet. */
+  #due: (() => void) | null = null;
+  #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(plan: MemoryPlan, name: string, request: Request) {
     this.name = name;
@@ -278,18 +282,32 @@ class Progress {
   set(file: string, loaded: number, received: number, total: number | null): void {
     this.received += received;
     this.#loaded.set(file, loaded);
-    if (performance.now() - this.#last < EVENT_EVERY_MS) return;
-    this.#last = performance.now();
-    this.#file(file, loaded, total);
-    this.#all();
+    const wasDue = this.#due !== null;
+    this.#due = () => this.#file(file, loaded, total);
+    if (!wasDue) this.#timer = setTimeout(() => this.#flush(), Math.max(0, this.#last + EVENT_EVERY_MS - performance.now()));
   }
 
   finish(file: string, bytes: number): void {
+    this.stop();
     this.#loaded.set(file, bytes);
     this.#file(file, bytes, bytes);
   }
 
   end(): void {
+    this.stop();
+    this.#all();
+  }
+
+  /** Reports nothing more of what is due. */
+  stop(): void {
+    clearTimeout(this.#timer);
+    this.#due = null;
+  }
+
+  #flush(): void {
+    this.#last = performance.now();
+    this.#due?.();
+    this.#due = null;
     this.#all();
   }
 

@@ -71,12 +71,12 @@ export function chooseDevice(wish: DeviceName | "auto", probe: Probe): Choice {
   const none = probe.reason ?? "this browser offers no WebGPU adapter";
   if (wish === "webgpu") {
     if (adapter === null) throw new OcelliError("device", `WebGPU was asked for, but ${none}. Use device "wasm" or "auto".`);
-    return { device: "webgpu", adapter, reason: "WebGPU was asked for" };
+    return { device: "webgpu", adapter, reason: `WebGPU on ${adapter}, as asked` };
   }
   if (!probe.simd) {
     throw new OcelliError("device", "this browser runs WebAssembly without SIMD, which the engine needs; use a newer one");
   }
-  if (wish === "wasm") return { device: "wasm", adapter: null, reason: "WebAssembly was asked for" };
+  if (wish === "wasm") return { device: "wasm", adapter: null, reason: "WebAssembly on the processor, as asked" };
   if (adapter === null) return { device: "wasm", adapter, reason: `WebAssembly on the processor, because ${none}` };
   if (probe.webgpu?.fallback === true) {
     const reason = `WebAssembly on the processor, because the only WebGPU adapter (${adapter}) is software, which is slower`;
