@@ -21,7 +21,7 @@ const common = {
   format: "esm",
   target: "es2022",
   charset: "utf8",
-  minify: true,
+  minifySyntax: true, // Drops the branch of a build that is not there.
   logLevel: "warning",
   define: { RELAXED_BUILD: String(engines.includes("pkg-relaxed")) },
 };
@@ -36,8 +36,8 @@ const packageBeside = {
 
 for (const folder of ["dist", "build/site"]) rmSync(at(folder), { recursive: true, force: true });
 
-await build({ ...common, entryPoints: [at("src/index.ts")], outfile: at("dist/ocelli.js") });
-await build({ ...common, entryPoints: [at("src/worker/main.ts")], outfile: at("dist/worker.js") });
+// Not minified: bundlers do that, and need the comments beside `import()`.
+await buildPackage("dist", {});
 compile("tsconfig.json");
 compile("src/worker/tsconfig.json");
 for (const engine of engines) cpSync(at(engine), at("dist", engine), { recursive: true });
@@ -45,11 +45,11 @@ if (engines.length === 0) console.log("no pkg/: built without the engine (see do
 
 if (existsSync(at("demo/index.html"))) {
   compile("demo/tsconfig.json");
-  await build({ ...common, entryPoints: [at("demo/main.ts")], outfile: at("build/site/app.js"), plugins: [packageBeside] });
+  await buildPackage("build/site", { minify: true });
+  const page = { entryPoints: [at("demo/main.ts")], outfile: at("build/site/app.js"), plugins: [packageBeside] };
+  await build({ ...common, ...page, minify: true });
   for (const file of ["index.html", "style.css", "icon.svg"]) cpSync(at("demo", file), at("build/site", file));
-  for (const name of readdirSync(at("dist"))) {
-    if (!name.endsWith(".d.ts")) cpSync(at("dist", name), at("build/site", name), { recursive: true });
-  }
+  for (const engine of engines) cpSync(at(engine), at("build/site", engine), { recursive: true });
 }
 
 if (withTests) {
@@ -58,7 +58,6 @@ if (withTests) {
   mkdirSync(at("build/tests"), { recursive: true });
   await build({
     ...common,
-    minify: false,
     platform: "node",
     packages: "external",
     entryPoints: readdirSync(at("tests")).filter((name) => name.endsWith(".test.ts")).map((name) => at("tests", name)),
@@ -66,6 +65,11 @@ if (withTests) {
     outExtension: { ".js": ".mjs" },
     define: { ...common.define, WEB_ROOT: JSON.stringify(here) },
   });
+}
+
+async function buildPackage(folder, options) {
+  await build({ ...common, ...options, entryPoints: [at("src/index.ts")], outfile: at(folder, "ocelli.js") });
+  await build({ ...common, ...options, entryPoints: [at("src/worker/main.ts")], outfile: at(folder, "worker.js") });
 }
 
 function compile(project) {

@@ -110,15 +110,15 @@ export class Remote {
  * script: a Worker with an address of its own takes its policy from its own response.
  */
 export function startWorker(override: URL | null, inheritPolicy: boolean): Worker {
-  const options = { type: "module", name: "ocelli" } as const;
   const url = override ?? new URL("./worker.js", import.meta.url);
   if (url.origin === location.origin && !inheritPolicy) {
-    // In this form, in one expression, bundlers recognise a Worker and take it along.
-    return override === null ? new Worker(new URL("./worker.js", import.meta.url), options) : new Worker(url, options);
+    if (override !== null) return new Worker(url, { type: "module" });
+    // In this form, in one expression with literal options, bundlers recognise a Worker and take it along.
+    return new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
   }
   const blob = new Blob([`import ${JSON.stringify(url.href)};`], { type: "text/javascript" });
   const address = URL.createObjectURL(blob);
-  const worker = new Worker(address, options);
+  const worker = new Worker(address, { type: "module" });
   // The address is needed until the script was fetched, which the first message proves.
   worker.addEventListener("message", () => URL.revokeObjectURL(address), { once: true });
   return worker;

@@ -40,13 +40,10 @@ export class Sha256 {
 
   /** The hash in hexadecimal. Nothing can be added afterwards. */
   hex(): string {
-    const bytes = this.#bytes;
-    const padding = new Uint8Array(((this.#filled < 56 ? 56 : 120) - this.#filled) + 8);
+    const padding = new Uint8Array((this.#filled < 56 ? 56 : 120) - this.#filled);
     padding[0] = 0x80;
-    const view = new DataView(padding.buffer);
-    view.setUint32(padding.length - 8, Math.floor(bytes / 0x2000_0000));
-    view.setUint32(padding.length - 4, (bytes << 3) >>> 0);
-    this.update(padding);
+    const length = lengthField(this.#bytes);
+    this.update(padding).update(length);
     return Array.from(this.#state, (word) => (word >>> 0).toString(16).padStart(8, "0")).join("");
   }
 
@@ -86,6 +83,15 @@ export class Sha256 {
 
 export function sha256Hex(text: string): string {
   return new Sha256().update(new TextEncoder().encode(text)).hex();
+}
+
+/** The length of the hashed bytes in bits, 64 bits, the high ones first. */
+export function lengthField(bytes: number): Uint8Array {
+  const field = new Uint8Array(8);
+  const view = new DataView(field.buffer);
+  view.setUint32(0, Math.floor(bytes / 0x2000_0000));
+  view.setUint32(4, (bytes << 3) >>> 0);
+  return field;
 }
 
 function constants(): { start: Int32Array; round: Int32Array } {

@@ -2,7 +2,7 @@
 // what it gives away and can misbehave.
 
 import { createHash } from "node:crypto";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -57,7 +57,7 @@ export class Site {
 
   static async start(): Promise<Site> {
     const site = new Site();
-    cpSync(join(WEB, existsSync(join(WEB, "build/site")) ? "build/site" : "dist"), site.folder, { recursive: true });
+    cpSync(join(WEB, "build/site"), site.folder, { recursive: true });
     const engine = join(site.folder, "pkg");
     rmSync(engine, { recursive: true, force: true });
     if (ENGINE !== null) cpSync(ENGINE, engine, { recursive: true });
@@ -202,8 +202,4 @@ function publishFile(out: string, name: string, bytes: Buffer, shardBytes: numbe
 
 function sha256(bytes: Buffer): string {
   return createHash("sha256").update(bytes).digest("hex");
-}
-
-export function siteIsBuilt(): boolean {
-  return existsSync(join(WEB, "build/site/index.html"));
 }
