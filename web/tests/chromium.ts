@@ -33,6 +33,8 @@ export interface LaunchOptions {
   width?: number;
   height?: number;
   dark?: boolean;
+  /** More of Chromium's switches. */
+  args?: string[];
 }
 
 export interface Browser {
@@ -52,6 +54,7 @@ export async function launch(options: LaunchOptions = {}): Promise<Browser> {
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    ...(options.args ?? []),
   ];
   if (options.webgpu) args.push("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader");
   if (options.camera !== "none") args.push("--use-fake-device-for-media-stream");
@@ -65,6 +68,7 @@ export async function launch(options: LaunchOptions = {}): Promise<Browser> {
     args,
     viewport: { width: options.width ?? 1180, height: options.height ?? 800 },
     colorScheme: options.dark ? "dark" : "light",
+    reducedMotion: "reduce",
   });
   context.setDefaultTimeout(30_000);
   const page = context.pages()[0] ?? (await context.newPage());

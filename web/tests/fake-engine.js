@@ -13,7 +13,8 @@ export async function probe() {
   const simd = { simd: true, relaxed: true };
   if (!adapter) return JSON.stringify({ webgpu: null, reason: "this browser offers no WebGPU adapter", ...simd });
   const name = [adapter.info.vendor, adapter.info.architecture].join(" ");
-  return JSON.stringify({ webgpu: { adapter: name, features: [...adapter.features], limits: {} }, ...simd });
+  const fallback = adapter.info.isFallbackAdapter;
+  return JSON.stringify({ webgpu: { adapter: name, features: [...adapter.features], limits: {}, fallback }, ...simd });
 }
 
 export class Engine {

@@ -134,11 +134,20 @@ test("what is kept is not downloaded again, not even after a restart of the brow
   assert.deepEqual(again.info, before.info);
   assert.deepEqual(site.requests.filter(({ path }) => path.startsWith("/models/")).map(({ path }) => path), ["/models/kept/manifest.json"]);
 
-  // The server is gone: the copy does.
+  // The server is gone: the copy does, as long as it is whole.
   site.intercept = (request, response) => request.url!.startsWith("/models/") && (response.destroy(), true);
   const alone = loaded(await load(second.page, "models/kept"));
   assert.ok(statuses(alone).includes("warning"));
   assert.equal(alone.text, before.text);
+  await second.page.evaluate(async () => {
+    const models = await (await navigator.storage.getDirectory()).getDirectoryHandle("ocelli");
+    for await (const folder of models.values()) {
+      for await (const file of (folder as FileSystemDirectoryHandle).values()) {
+        if (file.kind === "file" && (await (file as FileSystemFileHandle).getFile()).size > 1_000_000) await (folder as FileSystemDirectoryHandle).removeEntry(file.name);
+      }
+    }
+  });
+  assert.equal((await load(second.page, "models/kept")).error?.code, "network");
   await second.close();
 });
 
@@ -510,18 +519,25 @@ test("with an adapter it takes WebGPU; one that fails gives way to the processor
   const gpu = await launch({ webgpu: true });
   try {
     await open(gpu.page);
-    const outcome = loaded(await load(gpu.page, "models/gpu"));
+    // The adapter of the tests is software: slower than the processor itself, which "auto" therefore takes.
+    const software = loaded(await load(gpu.page, "models/gpu"));
+    assert.equal(software.device, "wasm");
+    assert.match(software.events[0]!["reason"] as string, /software/);
+
+    patchWorker("real-gpu.js", "Object.defineProperty(GPUAdapterInfo.prototype, 'isFallbackAdapter', { get: () => false });");
+    const real = { worker_url: "real-gpu.js" };
+    const outcome = loaded(await load(gpu.page, "models/gpu", real));
     assert.equal(outcome.device, "webgpu");
     assert.match(outcome.info["adapter"] as string, /\S/);
-    assert.equal((await load(gpu.page, "models/gpu", { device: "wasm" })).device, "wasm");
+    assert.equal((await load(gpu.page, "models/gpu", { device: "webgpu" })).device, "webgpu");
     if (ENGINE !== null) return;
     site.publish("gpu-fails", { fake: { fail_on: "webgpu" } });
-    const fallen = loaded(await load(gpu.page, "models/gpu-fails"));
+    const fallen = loaded(await load(gpu.page, "models/gpu-fails", real));
     assert.equal(fallen.device, "wasm");
     assert.ok(fallen.events.some((event) => event["code"] === "device-fallback"));
     assert.equal((await load(gpu.page, "models/gpu-fails", { device: "webgpu" })).error?.code, "engine");
     site.publish("gpu-lost", { fake: { lose_device_at: 1 } });
-    assert.equal((await load(gpu.page, "models/gpu-lost")).error?.code, "device-lost");
+    assert.equal((await load(gpu.page, "models/gpu-lost", real)).error?.code, "device-lost");
   } finally {
     await gpu.close();
   }

@@ -200,7 +200,8 @@ test("pictures can be dropped and pasted", run, async () => {
     await page.getByRole("button", { name: "Start" }).click();
     await page.locator("#history li").first().waitFor();
     for (const kind of ["drop", "paste"] as const) {
-      const before = await page.locator("#history").innerText();
+      const newest = (): Promise<string> => page.locator("#history li p").first().innerText();
+      const before = await newest();
       const bytes = [...(await picture(page, kind === "drop" ? "rgb(30 160 30)" : "rgb(240 240 240)"))];
       await page.evaluate(
         ([kind, bytes]) => {
@@ -210,10 +211,22 @@ test("pictures can be dropped and pasted", run, async () => {
         },
         [kind, bytes] as const,
       );
-      await page.waitForFunction((before) => document.getElementById("history")!.innerText !== before && (document.getElementById("stop") as HTMLButtonElement).disabled, before);
-      assert.match(await page.locator("#history li").first().innerText(), /picture ·/);
+      await page.waitForFunction((before) => {
+        const item = document.querySelector<HTMLElement>("#history li")!;
+        return item.innerText.includes("picture ·") && !item.innerText.startsWith(before);
+      }, before);
       assert.ok(await page.locator("input[value=picture]").isChecked());
     }
+  });
+});
+
+test("a shared screen is looked at", run, async () => {
+  await visit({ args: ["--auto-select-tab-capture-source-by-title=Ocelli"] }, async (page) => {
+    await loadedPage(page);
+    await page.getByRole("radio", { name: "Screen" }).check();
+    await page.getByRole("button", { name: "Start" }).click();
+    await page.locator("#history li").first().waitFor();
+    assert.match(await page.locator("#history li").first().innerText(), /screen ·/);
   });
 });
 
@@ -268,7 +281,7 @@ test("a damaged download is explained", steered, async () => {
 
 test("a lost GPU: the page says so and starts again without a download", steered, async () => {
   site.publish("losing", { fake: { lose_device_at: 2 } });
-  await visit({ webgpu: true, camera: moving, query: "?model=losing" }, async (page) => {
+  await visit({ webgpu: true, camera: moving, query: "?model=losing&device=webgpu" }, async (page) => {
     await loadedPage(page);
     assert.match(await page.locator("#device").innerText(), /WebGPU/);
     await page.getByRole("button", { name: "Start" }).click();
@@ -316,7 +329,7 @@ test("search: the nearest picture comes first, for words and for a picture", run
 });
 
 test("bench: measures, shows median and P90, saves JSON with the adapter", run, async () => {
-  await visit({ webgpu: true }, async (page) => {
+  await visit({ webgpu: true, query: "?device=webgpu" }, async (page) => {
     await loadedPage(page);
     await page.getByRole("tab", { name: "Bench" }).click();
     await page.locator("#runs").fill("3");
@@ -463,14 +476,17 @@ test("texts have contrast AA in both colour schemes; movement can be switched of
         });
       });
       for (const { pair, ratio, least } of ratios) assert.ok(ratio >= least, `${pair}: ${ratio.toFixed(2)}${dark ? " (dark)" : ""}`);
+      const animation = (): Promise<string> =>
+        page.evaluate(() => {
+          const pill = document.getElementById("pill")!;
+          pill.hidden = false;
+          pill.classList.add("live");
+          return getComputedStyle(pill, "::before").animationName;
+        });
+      await page.emulateMedia({ reducedMotion: "no-preference" });
+      assert.equal(await animation(), "breathe");
       await page.emulateMedia({ reducedMotion: "reduce" });
-      const animation = await page.evaluate(() => {
-        const pill = document.getElementById("pill")!;
-        pill.hidden = false;
-        pill.classList.add("live");
-        return getComputedStyle(pill, "::before").animationName;
-      });
-      assert.equal(animation, "none");
+      assert.equal(await animation(), "none");
     });
   }
 });

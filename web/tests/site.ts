@@ -58,12 +58,13 @@ export class Site {
   static async start(): Promise<Site> {
     const site = new Site();
     cpSync(join(WEB, "build/site"), site.folder, { recursive: true });
-    const engine = join(site.folder, "pkg");
-    rmSync(engine, { recursive: true, force: true });
-    if (ENGINE !== null) cpSync(ENGINE, engine, { recursive: true });
-    else {
-      mkdirSync(engine);
-      cpSync(join(WEB, "tests/fake-engine.js"), join(engine, "ocelli_web.js"));
+    // Whichever build the Worker was made for, it finds the same engine.
+    for (const build of ["pkg", "pkg-relaxed"]) {
+      const place = join(site.folder, build);
+      rmSync(place, { recursive: true, force: true });
+      mkdirSync(place);
+      if (ENGINE === null) cpSync(join(WEB, "tests/fake-engine.js"), join(place, "ocelli_web.js"));
+      else cpSync(ENGINE, place, { recursive: true });
     }
     writeFileSync(join(site.folder, "blank.html"), BLANK);
     site.#server = await serve(site.folder, {

@@ -91,15 +91,24 @@ async function describe(request: Request, store: Store): Promise<Contents> {
     };
   } catch (error) {
     if (!(error instanceof Unreachable)) throw error;
-    const record = await store.readRecord();
-    if (record === null || !record.complete) {
+    const kept = await wholeCopy(store);
+    if (kept === null) {
       const why = navigator.onLine ? "the server cannot be reached" : "this device is offline";
       throw new OcelliError("network", `${request.url}: ${why} (${error.message}), and no whole copy of the model is kept here`);
     }
     const message = "The server cannot be reached; the copy kept by this browser is used.";
     request.report({ status: "warning", code: "offline", message });
-    return { record, files: record.files.map((file) => ({ ...file, sha256: null, pieces: [] })) };
+    return kept;
   }
+}
+
+/** The model as it was completed once, if every file is still there. */
+async function wholeCopy(store: Store): Promise<Contents | null> {
+  const record = await store.readRecord();
+  if (record === null || !record.complete) return null;
+  const files = record.files.map((file) => ({ ...file, sha256: null, pieces: [] }));
+  for (const file of files) if (!(await isWhole(store, file))) return null;
+  return { record, files };
 }
 
 /** Takes the model into use: nobody deletes its files until the returned function is called. */
