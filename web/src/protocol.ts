@@ -1,7 +1,16 @@
 // The messages between page and Worker. Each call has a number; everything about it carries that number.
 
 import type { WireError } from "./error.js";
-import type { EngineInfo, GenerateOptions, Memory, MemoryPlan, Message, ProgressEvent, Task } from "./types.js";
+import type {
+  EngineInfo,
+  GenerateOptions,
+  Generation,
+  Memory,
+  MemoryPlan,
+  Message,
+  ProgressEvent,
+  Task,
+} from "./types.js";
 
 export interface LoadParams {
   task: Task;
@@ -28,10 +37,7 @@ export interface GenerateParams {
 }
 
 /** What the engine answers to `generate`. */
-export type Answer = Pick<
-  import("./types.js").Generation,
-  "text" | "token_ids" | "finish_reason" | "usage" | "timings"
->;
+export type Answer = Pick<Generation, "text" | "token_ids" | "finish_reason" | "usage" | "timings">;
 
 export interface Embedded {
   rows: Float32Array[];

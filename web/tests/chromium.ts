@@ -13,8 +13,8 @@ export const CHROMIUM = find();
 function find(): string | null {
   const asked = process.env["CHROMIUM"];
   const onPath = (process.env["PATH"] ?? "").split(delimiter).flatMap((folder) => NAMES.map((name) => join(folder, name)));
-  // Debian's /usr/bin/chromium is a shell script around this one.
-  const places = [...(asked ? [asked] : []), "/usr/lib/chromium/chromium", ...onPath];
+  // Debian's /usr/bin/chromium is a shell script around the one in /usr/lib.
+  const places = asked ? [asked] : ["/usr/lib/chromium/chromium", ...onPath];
   const found = places.find((place) => existsSync(place)) ?? null;
   if (found === null) console.log("SKIPPED: browser tests need Chromium (set CHROMIUM, or install the package chromium)");
   return found;

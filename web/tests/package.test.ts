@@ -362,6 +362,31 @@ test("without a private file system the model stays in memory, and the events sa
   }
 });
 
+test("works where files can neither be renamed nor read by two tabs, as in older browsers", run, async () => {
+  const total = site.publish("older");
+  patchWorker(
+    "older.js",
+    "delete FileSystemFileHandle.prototype.move; const { createSyncAccessHandle } = FileSystemFileHandle.prototype;" +
+      // One handle a file, however it is asked for; a second one fails as another tab's does.
+      "FileSystemFileHandle.prototype.createSyncAccessHandle = function () { return createSyncAccessHandle.call(this); };",
+  );
+  const older = { worker_url: "older.js" };
+  const first = loaded(await load(page, "models/older", older));
+  assert.equal(first.bytes, total);
+  const text = await page.evaluate(async () => {
+    const options = { worker_url: "older.js" };
+    const holder = await window.ocelli.pipeline("image-text-to-text", "models/older", options);
+    const second = await window.ocelli.pipeline("image-text-to-text", "models/older", options);
+    const infos = [holder.info, second.info];
+    await holder.dispose();
+    await second.dispose();
+    return infos.map((info) => JSON.stringify(info));
+  });
+  assert.equal(text[0], JSON.stringify(first.info));
+  assert.equal(text[1], text[0]);
+  assert.deepEqual(loaded(await load(page, "models/older")).info, first.info);
+});
+
 test("streams pieces; a signal or leaving the loop stops at the next token", run, async () => {
   site.publish("streams", { fake: { ms_per_token: 30 } });
   const seen = await page.evaluate(async () => {
