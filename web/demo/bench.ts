@@ -37,8 +37,10 @@ export class Bench {
     if (this.#stop === null && this.#report === null) {
       byId("bench-status").textContent = pipe === null ? "Load a model in the Look tab first, and stop it there." : `${pipe.model} is ready.`;
     }
-    const machine = await describeMachine();
-    byId("machine").replaceChildren(...Object.entries(machine.shown).flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)]));
+    const { shown } = await describeMachine();
+    const where = pipe?.device === "webgpu" ? "WebGPU" : "WebAssembly on the processor";
+    const all = pipe === null ? shown : { "Model": `${pipe.model}, ${where}`, ...shown };
+    byId("machine").replaceChildren(...Object.entries(all).flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)]));
   }
 
   async #run(): Promise<void> {

@@ -33,7 +33,7 @@ export class History {
   add(source: string, question: string, result: Generation): void {
     const { text, finish_reason, ttft_ms, tokens_per_s, device } = result;
     const newest = this.#entries[0];
-    if (newest !== undefined && newest.answer === text && newest.question === question) {
+    if (newest !== undefined && newest.answer === text && newest.question === question && newest.source === source) {
       Object.assign(newest, { at: now(), ttft_ms, tokens_per_s, times: newest.times + 1 });
     } else {
       this.#entries.unshift({ at: now(), source, question, answer: text, finish_reason, ttft_ms, tokens_per_s, device, times: 1 });

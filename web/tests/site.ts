@@ -18,7 +18,8 @@ export const ENGINE = process.env["OCELLI_WEB_PKG"] ?? null;
 export const fakeOnly: { skip?: string } = ENGINE === null ? {} : { skip: "SKIPPED: it steers the stand-in engine" };
 
 const TINY = join(WEB, "../crates/ocelli-tiny/models");
-const MODELS = {
+/** The models that the real engine is tested with. */
+export const MODELS = {
   fastvlm: process.env["OCELLI_WEB_MODEL"] ?? join(TINY, "ocelli-tiny"),
   mobileclip: process.env["OCELLI_WEB_CLIP"] ?? join(TINY, "ocelli-tiny-clip"),
 };
