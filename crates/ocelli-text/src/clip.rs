@@ -28,6 +28,19 @@ pub use learn::write_learned_clip_tokenizer;
 /// The length in tokens of the texts that CLIP models take.
 pub const CLIP_CONTEXT_LENGTH: usize = 77;
 
+/// The file of a model's folder that holds a vocabulary in the form of [`CLIP_MERGES`].
+pub const CLIP_MERGES_FILE: &str = "clip_merges.bin";
+
+/// CLIP's vocabulary, made by `reference/make_clip_data.py`: of each merge the ids of the two tokens that it joins,
+/// 16 bits each, little-endian. Tokens are numbered: 256 bytes, 256 bytes that end a word, merges.
+#[cfg(feature = "clip-vocabulary")]
+pub const CLIP_MERGES: &[u8] = include_bytes!("clip/merges.bin");
+
+/// Tokens of single bytes.
+const SINGLE: u32 = 512;
+/// Ids have 16 bits, and two are for the control tokens.
+const MOST_MERGES: usize = u16::MAX as usize - SINGLE as usize - 2;
+
 /// Fills a row behind the end token. It is also the id of `!`, and models attend to it.
 const PAD: u32 = 0;
 
@@ -54,26 +67,41 @@ pub struct ClipTokens {
 
 impl ClipTokenizer {
     /// The tokenizer of OpenAI's CLIP and of all MobileCLIP models, 49408 tokens, which is built in.
+    #[cfg(feature = "clip-vocabulary")]
     pub fn new() -> Self {
-        // Made by `reference/make_clip_data.py`: the ids of the two tokens each merge joins.
-        const MERGES: &[u8] = include_bytes!("clip/merges.bin");
-        let (pairs, _) = MERGES.as_chunks::<4>();
+        Self::from_merges(CLIP_MERGES.as_chunks::<4>().0)
+    }
+
+    /// The tokenizer of these merges: two little-endian ids of tokens that are joined to the next one.
+    fn from_merges(pairs: &[[u8; 4]]) -> Self {
         let merges = pairs.iter().zip(0..).map(|(&[a, b, c, d], rank)| {
             let pair = [[a, b], [c, d]].map(|id| u32::from(u16::from_le_bytes(id)));
-            (pair.into(), (rank, 512 + rank))
+            (pair.into(), (rank, SINGLE + rank))
         });
         let mut bytes = [0; 256];
         for (id, byte) in (0..).zip(BYTES_IN_ORDER) {
             bytes[usize::from(byte)] = id;
         }
         let last_bytes = bytes.map(|id| 256 + id);
-        let start = 512 + pairs.len() as u32;
+        let start = SINGLE + pairs.len() as u32;
         let merges = merges.collect();
         Self { bytes, last_bytes, merges, start, end: start + 1, vocab_size: start as usize + 2 }
     }
 
-    /// The tokenizer in a checkpoint directory, from `tokenizer.json` when it is there, otherwise from
-    /// `vocab.json` and `merges.txt`. Only the vocabulary is taken from it: text is cleaned and split as
+    /// As [`Self::from_merges`], of a file.
+    fn from_merges_file(path: &Path, file: &[u8]) -> Result<Self, TextError> {
+        let (pairs, rest) = file.as_chunks::<4>();
+        let known = |(at, &[a, b, c, d]): (usize, &[u8; 4])| {
+            [[a, b], [c, d]].iter().all(|&id| usize::from(u16::from_le_bytes(id)) < SINGLE as usize + at)
+        };
+        if !rest.is_empty() || pairs.len() > MOST_MERGES || !pairs.iter().enumerate().all(known) {
+            return Err(TextError::malformed(path, "it is no list of pairs of tokens, each made before"));
+        }
+        Ok(Self::from_merges(pairs))
+    }
+
+    /// The tokenizer in a checkpoint directory, from [`CLIP_MERGES_FILE`] or `tokenizer.json` when it is there, otherwise
+    /// from `vocab.json` and `merges.txt`. Only the vocabulary is taken from it: text is cleaned and split as
     /// open_clip does, whatever the files say.
     ///
     /// # Errors
@@ -88,6 +116,9 @@ impl ClipTokenizer {
     /// # Errors
     /// As for [`Self::from_dir`].
     pub fn from_files(files: ModelFiles) -> Result<Self, TextError> {
+        if let Some(merges) = files.bytes(CLIP_MERGES_FILE)? {
+            return Self::from_merges_file(&files.path(CLIP_MERGES_FILE), &merges);
+        }
         let files::Vocabulary { path, tokens, merges, start, end } = files::read_vocabulary(files)?;
         let id = |token: &str| {
             let missing = || TextError::malformed(&path, format!("its vocabulary has no token {token:?}"));
@@ -180,6 +211,7 @@ impl ClipTokenizer {
     }
 }
 
+#[cfg(feature = "clip-vocabulary")]
 impl Default for ClipTokenizer {
     fn default() -> Self {
         Self::new()

@@ -120,8 +120,19 @@ struct TokenizerJson {
 #[derive(Deserialize)]
 struct AddedEntry {
     id: u32,
-    #[serde(flatten)]
-    token: AddedToken,
+    content: String,
+    single_word: bool,
+    lstrip: bool,
+    rstrip: bool,
+    normalized: bool,
+    special: bool,
+}
+
+impl AddedEntry {
+    fn token(self) -> (u32, AddedToken) {
+        let Self { id, content, single_word, lstrip, rstrip, normalized, special } = self;
+        (id, AddedToken { content, single_word, lstrip, rstrip, normalized, special })
+    }
 }
 
 /// Any component of `tokenizer.json`, by its type.
@@ -201,7 +212,7 @@ fn read_tokenizer_json(path: PathBuf, bytes: &[u8]) -> Result<Description, TextE
     }
     let merges = file.model.merges.into_iter().map(|merge| merge.pair(&path));
     let merges = merges.collect::<Result<_, TextError>>()?;
-    let added = sorted(file.added_tokens.into_iter().map(|entry| (entry.id, entry.token)));
+    let added = sorted(file.added_tokens.into_iter().map(AddedEntry::token));
     Ok(Description { vocab: file.model.vocab, merges, added, nfc, path })
 }
 

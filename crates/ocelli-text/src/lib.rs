@@ -33,7 +33,11 @@ mod tokenizer;
 mod unicode;
 mod words;
 
-pub use clip::{CLIP_CONTEXT_LENGTH, ClipTokenizer, ClipTokens, write_learned_clip_tokenizer};
+#[cfg(feature = "clip-vocabulary")]
+pub use clip::CLIP_MERGES;
+pub use clip::{
+    CLIP_CONTEXT_LENGTH, CLIP_MERGES_FILE, ClipTokenizer, ClipTokens, write_learned_clip_tokenizer,
+};
 pub use error::TextError;
 pub use files::ModelFiles;
 pub use prompt::{

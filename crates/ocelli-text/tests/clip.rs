@@ -131,3 +131,21 @@ fn errors_name_the_file_and_what_is_wrong() {
         assert!(error.contains(expected) && error.contains("tokenizer.json"), "{error}");
     }
 }
+
+#[test]
+fn the_vocabulary_may_lie_in_the_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(ocelli_text::CLIP_MERGES_FILE);
+    std::fs::write(&path, ocelli_text::CLIP_MERGES).unwrap();
+    let (given, built_in) = (ClipTokenizer::from_dir(dir.path()).unwrap(), ClipTokenizer::new());
+    for text in ["a photo of two zebras", "Ein Café &amp; 12 Hunde", ""] {
+        assert_eq!(given.encode(text, 77), built_in.encode(text, 77), "{text:?}");
+    }
+    assert_eq!(given.vocab_size(), built_in.vocab_size());
+    // Half a pair, a token that is not made yet, more than there are ids for.
+    for wrong in [vec![1, 0], vec![0, 0, 0, 2], vec![0; 4 * 70_000]] {
+        std::fs::write(&path, wrong).unwrap();
+        let error = ClipTokenizer::from_dir(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("clip_merges.bin is malformed"), "{error}");
+    }
+}

@@ -72,6 +72,8 @@ for (const { dir, options, pictures = [], requests = [], texts = [] } of JSON.pa
     });
     answer.thrown_inside = await message(ask);
     const before = engine.generate([], '{"prompt": "?", "max_new_tokens": 8, "ignore_eos": true}', () => {});
+    // The request is under way once its promise has begun; then a message comes in.
+    for (let turn = 0; turn < 10; turn++) await null;
     engine.cancel();
     answer.cancelled = JSON.parse(await before).finish_reason;
   }

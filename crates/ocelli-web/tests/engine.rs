@@ -49,6 +49,18 @@ fn picture(dir: &Path, width: usize, height: usize) -> (Rgb8, Value) {
     (picture, json!({ "rgba": path, "width": width, "height": height }))
 }
 
+/// A copy of a fixture with the small tokenizer of all of them.
+fn with_tokenizer(to: &Path, model: &Path) -> PathBuf {
+    std::fs::create_dir(to).expect("a directory");
+    for from in [model, &fixture("clip-tokenizer")] {
+        for entry in std::fs::read_dir(from).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            std::fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("a copy");
+        }
+    }
+    to.to_owned()
+}
+
 fn run(package: &Path, dir: &Path, cases: &Value) -> Value {
     let list = dir.join("cases.json");
     std::fs::write(&list, cases.to_string()).expect("written");
@@ -146,7 +158,9 @@ fn embeddings_are_those_of_the_library() {
     let (second, second_json) = picture(dir.path(), 40, 64);
     let mut cases = Vec::new();
     let mut expected = Vec::new();
-    for dir in [tiny, fixture("mobileclip-s0"), fixture("mobileclip-s2"), fixture("mobileclip-b")] {
+    let fixtures = ["mobileclip-s0", "mobileclip-s2", "mobileclip-b"];
+    let fixtures = fixtures.map(|name| with_tokenizer(&dir.path().join(name), &fixture(name)));
+    for dir in [tiny].into_iter().chain(fixtures) {
         let options = ClipOptions { dtype: DType::F32, threads: 1, ..ClipOptions::default() };
         let model = MobileClip::load(&dir, &options).expect("model");
         let images = [&first, &second].map(|picture| model.prepare_image(picture));

@@ -9,7 +9,7 @@ use ocelli_image::DecodeOptions;
 use ocelli_image::{ClipPreprocess, Filter, ResizeMode, Rgb8};
 use ocelli_models::{ClipTextShape, VitShape, clip_text, mci, token_head, vit};
 use ocelli_plan::{DType, Plan, PlanBuilder, PlanError, WeightSource};
-use ocelli_text::{ClipTokenizer, ClipTokens, ModelFiles};
+use ocelli_text::{CLIP_MERGES_FILE, ClipTokenizer, ClipTokens, ModelFiles};
 use ocelli_weights::{ClipCheckpoint, ClipConfig, ClipTower, Directory, Fnv, Folder, Interpolation};
 use pollster::block_on;
 use web_time::Instant;
@@ -124,10 +124,10 @@ impl MobileClip {
         folder: Arc<dyn Folder>,
         options: &ClipOptions,
     ) -> Result<Self, Error> {
-        let own = ["tokenizer.json", "vocab.json"].iter().any(|name| folder.has(name));
+        let own = [CLIP_MERGES_FILE, "tokenizer.json", "vocab.json"].iter().any(|name| folder.has(name));
         let vocabulary: Option<Arc<dyn Folder>> = match &options.tokenizer {
             Some(dir) => Some(Arc::new(Directory::new(dir))),
-            None => own.then_some(folder),
+            None => (own || !cfg!(feature = "clip-vocabulary")).then_some(folder),
         };
         let source = checkpoint.weight_source();
         let tensors = checkpoint.weights().iter().map(|tensor| tensor.name);
@@ -485,7 +485,10 @@ impl MobileClip {
                 let read = small_files(&**folder);
                 ClipTokenizer::from_files(ModelFiles::new(folder.path(), &read))?
             }
+            #[cfg(feature = "clip-vocabulary")]
             None => ClipTokenizer::new(),
+            #[cfg(not(feature = "clip-vocabulary"))]
+            None => return Err(Error::NoTextTower),
         };
         let model = self.config.text.as_ref().ok_or(Error::NoTextTower)?.vocab_size;
         if tokenizer.vocab_size() != model {
