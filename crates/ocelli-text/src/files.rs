@@ -18,6 +18,9 @@ use crate::words::QWEN2_WORDS;
 /// Ids of ordinary tokens.
 pub(crate) type Vocab = HashMap<String, u32>;
 
+/// Pairs of tokens to join, most urgent first.
+pub(crate) type MergeList = Vec<(String, String)>;
+
 /// The small files of a model, wherever they are.
 #[derive(Clone, Copy)]
 pub struct ModelFiles<'a> {
@@ -71,8 +74,7 @@ pub(crate) struct Description {
     pub path: PathBuf,
     /// Id of each ordinary token, spelled in the byte alphabet.
     pub vocab: Vocab,
-    /// Pairs to join, most urgent first.
-    pub merges: Vec<(String, String)>,
+    pub merges: MergeList,
     /// Control tokens and other literal tokens, by ascending id.
     pub added: Vec<(u32, AddedToken)>,
     /// Whether text is brought to Unicode form NFC first.
@@ -94,9 +96,7 @@ pub(crate) fn read_description(files: ModelFiles) -> Result<Description, TextErr
 }
 
 /// `vocab.json` and `merges.txt`, if both are there.
-pub(crate) fn vocab_and_merges(
-    files: ModelFiles,
-) -> Result<Option<(Vocab, Vec<(String, String)>)>, TextError> {
+pub(crate) fn vocab_and_merges(files: ModelFiles) -> Result<Option<(Vocab, MergeList)>, TextError> {
     let Some(merges) = files.bytes("merges.txt")? else { return Ok(None) };
     let Some(vocab) = files.json("vocab.json")? else { return Ok(None) };
     let path = files.path("merges.txt");
