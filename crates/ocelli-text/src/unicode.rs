@@ -209,7 +209,8 @@ mod tests {
 
     #[test]
     fn every_character_has_the_category_that_regex_gives_it() {
-        let classes: [(&str, fn(char) -> bool); 3] =
+        type Class = (&'static str, fn(char) -> bool);
+        let classes: [Class; 3] =
             [(r"^\p{L}$", is_letter), (r"^\p{N}$", is_number), (r"^\p{Nd}$", is_digit)];
         for (pattern, ours) in classes {
             let regex = Regex::new(pattern).unwrap();
