@@ -210,8 +210,7 @@ mod tests {
     #[test]
     fn every_character_has_the_category_that_regex_gives_it() {
         type Class = (&'static str, fn(char) -> bool);
-        let classes: [Class; 3] =
-            [(r"^\p{L}$", is_letter), (r"^\p{N}$", is_number), (r"^\p{Nd}$", is_digit)];
+        let classes: [Class; 3] = [(r"^\p{L}$", is_letter), (r"^\p{N}$", is_number), (r"^\p{Nd}$", is_digit)];
         for (pattern, ours) in classes {
             let regex = Regex::new(pattern).unwrap();
             for c in '\0'..=char::MAX {
