@@ -64,7 +64,7 @@ impl Engine {
     /// The engine of these options. The note says why it is another device than was asked for.
     ///
     /// # Errors
-    /// When `OCELLI_ISA` names no instruction set of this CPU, or there is no GPU.
+    /// When `OCELLI_ISA` names no instruction set of this CPU, or there is no GPU that opens.
     pub(crate) async fn open(
         options: &EngineOptions,
         source: Arc<dyn WeightSource>,
@@ -74,13 +74,15 @@ impl Engine {
             let wanted =
                 GpuOptions { adapter: adapter.clone(), f16: options.dtype == DType::Bf16, tiled: None };
             let device = GpuDevice::open(&wanted).await?;
-            match self_test(&device, options.dtype).await? {
-                None => return Ok((Self::gpu(device, source, options.dtype), None)),
-                Some(wrong) => {
-                    let name = &device.adapter().name;
-                    note = Some(format!("the GPU `{name}` is not used, the CPU is: {wrong}"));
-                }
-            }
+            let wrong = match self_test(&device, options.dtype).await {
+                Ok(None) => return Ok((Self::gpu(device, source, options.dtype), None)),
+                Ok(Some(wrong)) => wrong,
+                Err(Error::Gpu(error)) => error.to_string(),
+                Err(Error::Run(error @ RunError::Device(_))) => error.to_string(),
+                Err(other) => return Err(other),
+            };
+            let name = &device.adapter().name;
+            note = Some(format!("the GPU `{name}` is not used, the CPU is: {wrong}"));
         }
         let isa = options.isa.map_or_else(Isa::detect, Ok)?;
         Ok((Self::cpu(CpuDevice::new(isa, options.dtype, options.threads), source), note))
