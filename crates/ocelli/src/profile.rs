@@ -4,8 +4,8 @@ use ocelli_cpu::{Arena, KvCache, MachineLimits, OpTimes, PreparedPlan};
 use pollster::block_on;
 
 use crate::Error;
-use crate::engine::Prepared;
-use crate::fastvlm::{FastVlm, PREFILL_CHUNK, Stage, lock, ms_since, named};
+use crate::engine::{self, Prepared};
+use crate::fastvlm::{FastVlm, PREFILL_CHUNK, Stage, lock, ms_since};
 use crate::mobileclip::{ClipImage, MobileClip};
 use crate::request::{CancelToken, Image};
 
@@ -148,23 +148,23 @@ impl FastVlm {
         let mut cache = KvCache::new(config.num_layers, config.num_kv_heads, config.head_dim);
         cache.reserve(past + rows);
         let stop = || cancel.is_cancelled();
-        let plan = cpu_plan(&self.language)?;
-        let mut arena = plan.new_arena();
-        let input = named(&self.language.plan, "inputs_embeds");
-        let width = plan.plan().tensor(input).cols;
-        while cache.len() < past {
-            let rows = PREFILL_CHUNK.min(past - cache.len());
-            plan.write(&mut arena, input, &waves(rows * width));
-            plan.run(&mut arena, rows, Some(&mut cache), &stop)?;
-        }
-        // The first run warms up.
-        let mut timed = vec![OpTimes::default(); runs + 1];
-        for times in &mut timed {
-            plan.write(&mut arena, input, &waves(rows * width));
-            plan.run_timed(&mut arena, rows, Some(&mut cache), &stop, times)?;
-            cache.truncate(past);
-        }
-        Ok(profiles(plan, part, rows, past, &timed[1..]))
+        on_cpu(&self.language, |plan, arena| {
+            let input = input(plan, "inputs_embeds");
+            let width = plan.plan().tensor(input).cols;
+            while cache.len() < past {
+                let rows = PREFILL_CHUNK.min(past - cache.len());
+                plan.write(arena, input, &waves(rows * width));
+                plan.run(arena, rows, Some(&mut cache), &stop)?;
+            }
+            // The first run warms up.
+            let mut timed = vec![OpTimes::default(); runs + 1];
+            for times in &mut timed {
+                plan.write(arena, input, &waves(rows * width));
+                plan.run_timed(arena, rows, Some(&mut cache), &stop, times)?;
+                cache.truncate(past);
+            }
+            Ok(profiles(plan, part, rows, past, &timed[1..]))
+        })
     }
 }
 
@@ -222,12 +222,15 @@ impl MobileClip {
     }
 }
 
-/// The plan as the CPU runs it: no other device tells the time of one op.
-fn cpu_plan(stage: &Stage) -> Result<&PreparedPlan, Error> {
-    match &stage.plan {
-        Prepared::Cpu(plan) => Ok(plan),
-        Prepared::Gpu(_) => Err(Error::CpuOnly),
-    }
+/// Use a plan as the CPU runs it: no other device tells the time of one op.
+fn on_cpu<R>(
+    stage: &Stage,
+    work: impl FnOnce(&PreparedPlan, &mut Arena) -> Result<R, Error>,
+) -> Result<R, Error> {
+    block_on(stage.with_arena(async |plan, arena| match (plan, arena) {
+        (Prepared::Cpu(plan), engine::Arena::Cpu(arena)) => work(plan, arena),
+        _ => Err(Error::CpuOnly),
+    }))
 }
 
 /// # Panics
@@ -245,15 +248,15 @@ fn profile(
     write: &dyn Fn(&PreparedPlan, &mut Arena),
 ) -> Result<Vec<OpProfile>, Error> {
     let stop = || cancel.is_cancelled();
-    let plan = cpu_plan(stage)?;
-    let mut arena = plan.new_arena();
-    let mut timed = vec![OpTimes::default(); runs + 1];
-    for times in &mut timed {
-        // Inputs may share memory with what came after them.
-        write(plan, &mut arena);
-        plan.run_timed(&mut arena, 1, None, &stop, times)?;
-    }
-    Ok(profiles(plan, part, 1, 0, &timed[1..]))
+    on_cpu(stage, |plan, arena| {
+        let mut timed = vec![OpTimes::default(); runs + 1];
+        for times in &mut timed {
+            // Inputs may share memory with what came after them.
+            write(plan, arena);
+            plan.run_timed(arena, 1, None, &stop, times)?;
+        }
+        Ok(profiles(plan, part, 1, 0, &timed[1..]))
+    })
 }
 
 fn profiles(
