@@ -225,7 +225,6 @@ fn what_cannot_be_measured_is_refused() {
         (&["--model", &image_tower], "text tower"),
         (&["--misses", "no/such/file"], "no folder no/such"),
         (&["--html", "no/such/file"], "no folder no/such"),
-        (&["--device", "gpu"], "gpu"),
     ] {
         let output = run(home.path(), &[&["eval", "drawn", "--scenes", "1"], args].concat());
         assert_exit(&output, 1);

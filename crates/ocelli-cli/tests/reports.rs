@@ -102,6 +102,7 @@ fn doctor_tells_what_would_be_used() {
         "cpu_features",
         "device",
         "dtype",
+        "gpus",
         "home",
         "kept_models",
         "kernels",

