@@ -141,6 +141,11 @@ pub enum Command {
     },
     /// Quantize the language model of a FastVLM, compare it with the original, and write it if it is close
     Quantize(QuantizeArgs),
+    /// Models for pages in a browser
+    Web {
+        #[command(subcommand)]
+        command: WebCommand,
+    },
     /// Get a model from the hub, or finish a pull that was stopped; the only command that uses the network
     ///
     /// Models go under $OCELLI_HOME/models (default ~/.local/share/ocelli/models) and are found by the same
@@ -218,11 +223,15 @@ pub struct ModelArgs {
 impl ModelArgs {
     /// What to quantize while loading, if anything.
     pub fn policy(&self) -> Option<QuantPolicy> {
-        let int8_vision = self.quant_vision == Some(VisionArg::Q8);
-        match self.quant {
-            Some(quant) => Some(QuantPolicy::of(quant.format()).with_vision(int8_vision)),
-            None => int8_vision.then_some(QuantPolicy::VISION),
-        }
+        policy(self.quant, self.quant_vision)
+    }
+}
+
+fn policy(quant: Option<QuantArg>, vision: Option<VisionArg>) -> Option<QuantPolicy> {
+    let int8_vision = vision == Some(VisionArg::Q8);
+    match quant {
+        Some(quant) => Some(QuantPolicy::of(quant.format()).with_vision(int8_vision)),
+        None => int8_vision.then_some(QuantPolicy::VISION),
     }
 }
 
@@ -425,6 +434,46 @@ pub struct SaveLabelsArgs {
     /// Compute type: f32 is exact and takes twice the memory; auto is bf16
     #[arg(long, value_enum, default_value_t = Dtype::Auto, help_heading = "Model")]
     pub dtype: Dtype,
+}
+
+/// What to do for pages.
+#[derive(Subcommand)]
+pub enum WebCommand {
+    /// Write a static folder that any file server can host: a model with hashes, in pieces under 100 MB, and the page
+    Export(WebExportArgs),
+}
+
+/// What to export, and where to.
+#[derive(Args, Clone)]
+pub struct WebExportArgs {
+    /// Model directory, or the name of a pulled model: a FastVLM or a MobileCLIP
+    #[arg(long, value_name = "DIR|ID", default_value = "ocelli-tiny")]
+    pub model: String,
+    /// Folder to write; further models can be exported into the same one
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Folder of the model under models/ [default: the model's own name]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Quantize the language model of a FastVLM on the way
+    #[arg(long, value_enum)]
+    pub quant: Option<QuantArg>,
+    /// What becomes of the wide matrices of a FastVLM's vision tower
+    #[arg(long, value_enum)]
+    pub quant_vision: Option<VisionArg>,
+    /// The built page [default: web/build/site, where it is there]
+    #[arg(long, value_name = "DIR")]
+    pub site: Option<PathBuf>,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl WebExportArgs {
+    /// What to quantize on the way, if anything.
+    pub fn policy(&self) -> Option<QuantPolicy> {
+        policy(self.quant, self.quant_vision)
+    }
 }
 
 /// What to measure.

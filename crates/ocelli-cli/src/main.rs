@@ -30,13 +30,14 @@ mod quantize;
 mod report;
 mod synth_data;
 mod train;
+mod web_export;
 mod whole;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Cli, Command, EvalCommand, LabelsCommand};
+use args::{Cli, Command, EvalCommand, LabelsCommand, WebCommand};
 
 fn main() -> ExitCode {
     let result = run(Cli::parse().command);
@@ -81,6 +82,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::SynthData(args) => synth_data::synth_data(&args),
         Command::Train { arguments } => train::train(&arguments),
         Command::Quantize(args) => quantize::quantize(&args),
+        Command::Web { command: WebCommand::Export(args) } => web_export::export(&args),
         Command::Pull { model, endpoint, json } => pull::pull(&model, endpoint.as_deref(), json),
         Command::List { json } => kept::list(json),
         Command::Rm { model, yes } => kept::remove(&model, yes),
