@@ -12,6 +12,7 @@ use wasm_bindgen::prelude::*;
 
 use crate::error::thrown;
 use crate::files::{ModelFiles, PageFolder};
+use crate::probe::webgpu;
 use crate::request::Load;
 use crate::turn::next_turn;
 use crate::{clip, vlm};
@@ -62,6 +63,9 @@ impl Engine {
     ) -> Result<Engine, JsValue> {
         let options: Load = serde_json::from_str(&options_json).map_err(thrown)?;
         let device = device(options.device.as_deref()).map_err(thrown)?;
+        if matches!(device, DeviceChoice::Gpu(_)) {
+            webgpu().await.map_err(|why| thrown(format!("{why}: use device \"wasm\"")))?;
+        }
         let dtype = dtype(options.dtype.as_deref()).map_err(thrown)?;
         next_turn().await;
         let folder = Arc::new(PageFolder::new(files, on_progress)?);

@@ -44,7 +44,7 @@ pub async fn probe() -> String {
 }
 
 /// The adapter, or why there is none.
-async fn webgpu() -> Result<Value, String> {
+pub(crate) async fn webgpu() -> Result<Value, String> {
     let get = |from: &JsValue, name: &str| Reflect::get(from, &name.into()).unwrap_or(JsValue::UNDEFINED);
     let gpu = get(&get(&js_sys::global(), "navigator"), "gpu");
     if gpu.is_falsy() {
