@@ -458,7 +458,10 @@ pub struct WebExportArgs {
     /// Quantize the language model of a FastVLM on the way
     #[arg(long, value_enum)]
     pub quant: Option<QuantArg>,
-    /// What becomes of the wide matrices of a FastVLM's vision tower
+    /// Blocks of the embedding and the head [default: those of --quant]
+    #[arg(long, value_enum, requires = "quant")]
+    pub head: Option<QuantArg>,
+    /// What becomes of the wide matrices of a FastVLM's vision tower [default: q8 with --quant, else bf16]
     #[arg(long, value_enum)]
     pub quant_vision: Option<VisionArg>,
     /// The built page [default: web/build/site, where it is there]
@@ -470,9 +473,12 @@ pub struct WebExportArgs {
 }
 
 impl WebExportArgs {
-    /// What to quantize on the way, if anything.
+    /// What to quantize on the way, if anything: everything that can be, because every byte is downloaded.
     pub fn policy(&self) -> Option<QuantPolicy> {
-        policy(self.quant, self.quant_vision)
+        let vision = self.quant_vision.or(self.quant.map(|_| VisionArg::Q8));
+        let policy = policy(self.quant, vision)?;
+        let head = self.head.or(self.quant).map(QuantArg::format);
+        Some(QuantPolicy { head, ..policy })
     }
 }
 
