@@ -513,7 +513,7 @@ test("MobileCLIP: classifies, and embeds pictures and texts", run, async () => {
 const ORACLE = process.env["OCELLI_WEB_ORACLE"] ?? null;
 const compared = ENGINE === null || ORACLE === null ? { skip: "SKIPPED: it needs OCELLI_WEB_PKG and OCELLI_WEB_ORACLE" } : run;
 
-test("answers and embeddings equal the command line's", compared, async () => {
+for (const device of ["wasm", "webgpu"] as const) test(`answers and embeddings equal the command line's: ${device}`, compared, async () => {
   const picture = join(WEB, "../docs/images/drawn-scene.png");
   const native = (...args: string[]): { [field: string]: unknown } => {
     const { stdout, stderr } = spawnSync(ORACLE!, [...args, "--json", "--device", "cpu", "--dtype", "f32"], { encoding: "utf8" });
@@ -523,17 +523,22 @@ test("answers and embeddings equal the command line's", compared, async () => {
   writeFileSync(join(site.folder, "scene.png"), readFileSync(picture));
   site.publish("same");
   site.publish("same-clip", { kind: "mobileclip" });
+  const browser = await launch({ webgpu: device === "webgpu" });
+  await open(browser.page);
   const questions = ["Describe the image.", "How many objects are there?", "What colour is the diamond?"];
-  const seen = await page.evaluate(async (questions) => {
-    const ask = await window.ocelli.pipeline("image-text-to-text", "models/same", { dtype: "f32" });
+  const seen = await browser.page.evaluate(async ([device, questions]) => {
+    const ask = await window.ocelli.pipeline("image-text-to-text", "models/same", { dtype: "f32", device });
     const answers: number[][] = [];
+    const devices = [ask.device];
     for (const question of questions) answers.push((await ask("scene.png", question, { max_new_tokens: 24 })).token_ids);
     await ask.dispose();
-    const embed = await window.ocelli.pipeline("feature-extraction", "models/same-clip", { dtype: "f32" });
+    const embed = await window.ocelli.pipeline("feature-extraction", "models/same-clip", { dtype: "f32", device });
+    devices.push(embed.device);
     const vectors = [...(await embed("a purple diamond")).rows, ...(await embed.embed_images("scene.png")).rows];
     await embed.dispose();
-    return { answers, vectors: vectors.map((row) => [...row]) };
-  }, questions);
+    return { answers, devices, vectors: vectors.map((row) => [...row]) };
+  }, [device, questions] as const).finally(() => browser.close());
+  assert.deepEqual(seen.devices, [device, device]);
   for (const [i, question] of questions.entries()) {
     const { token_ids } = native("ask", "--model", MODELS.fastvlm, "--max-tokens", "24", picture, question);
     assert.deepEqual(seen.answers[i], token_ids, question);
