@@ -1,10 +1,15 @@
 //! Keys and values of the positions that a language model has seen, on the device.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::device::GpuDevice;
 use crate::pipeline::Scalar;
 
 /// Positions for which there is room at first.
 const FIRST_POSITIONS: usize = 512;
+
+/// The next number of a cache's buffers.
+static NEXT_BUFFERS: AtomicU64 = AtomicU64::new(0);
 
 /// Keys and values of all layers, each `[positions][keys of all heads, values of all heads]`.
 ///
@@ -18,8 +23,8 @@ pub struct GpuKvCache {
     scalar: Scalar,
     capacity: usize,
     len: usize,
-    /// Changes whenever the buffers do.
-    pub(crate) version: u64,
+    /// A number that no other buffers have, of this cache or of another one.
+    pub(crate) buffers_id: u64,
 }
 
 impl GpuKvCache {
@@ -34,9 +39,9 @@ impl GpuKvCache {
             scalar,
             capacity: FIRST_POSITIONS,
             len: 0,
-            version: 0,
+            buffers_id: 0,
         };
-        cache.layers = cache.buffers(layers);
+        cache.allocate(layers);
         cache
     }
 
@@ -67,8 +72,7 @@ impl GpuKvCache {
         }
         self.capacity = positions.next_power_of_two();
         let old = std::mem::take(&mut self.layers);
-        self.layers = self.buffers(old.len());
-        self.version += 1;
+        self.allocate(old.len());
         let opened = self.device.opened();
         let mut encoder = opened.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         for (from, to) in old.iter().zip(&self.layers) {
@@ -81,8 +85,10 @@ impl GpuKvCache {
         self.capacity * self.cols * self.scalar.size()
     }
 
-    fn buffers(&self, layers: usize) -> Vec<wgpu::Buffer> {
-        (0..layers).map(|_| self.device.storage("keys and values", self.layer_bytes() as u64)).collect()
+    fn allocate(&mut self, layers: usize) {
+        let bytes = self.layer_bytes() as u64;
+        self.layers = (0..layers).map(|_| self.device.storage("keys and values", bytes)).collect();
+        self.buffers_id = NEXT_BUFFERS.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn layer(&self, layer: usize) -> &wgpu::Buffer {

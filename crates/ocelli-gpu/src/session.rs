@@ -32,9 +32,9 @@ pub struct GpuArena {
     uniforms: wgpu::Buffer,
     /// One a step; none where the cache is bound, or nothing is.
     groups: Vec<Option<wgpu::BindGroup>>,
-    /// Those with the cache, by step; for the cache of this version.
+    /// Those with a cache, by step; for the buffers of this number.
     cache_groups: HashMap<usize, wgpu::BindGroup>,
-    cache_version: Option<(usize, u64)>,
+    cache_buffers: Option<u64>,
     ids: Vec<u32>,
     /// What the uniforms were last written for.
     shape: Option<RunShape>,
@@ -91,7 +91,7 @@ impl GpuPlan {
             uniforms,
             groups: Vec::new(),
             cache_groups: HashMap::new(),
-            cache_version: None,
+            cache_buffers: None,
             ids: Vec::new(),
             shape: None,
             launches: Vec::new(),
@@ -233,8 +233,8 @@ impl GpuPlan {
 
     /// Bind the cache's buffers where this arena has bound others.
     fn bind_cache(&self, arena: &mut GpuArena, cache: &GpuKvCache) {
-        let version = Some((std::ptr::from_ref(cache) as usize, cache.version));
-        if arena.cache_version == version {
+        let buffers = Some(cache.buffers_id);
+        if arena.cache_buffers == buffers {
             return;
         }
         arena.cache_groups.clear();
@@ -245,7 +245,7 @@ impl GpuPlan {
                 arena.cache_groups.insert(at, group);
             }
         }
-        arena.cache_version = version;
+        arena.cache_buffers = buffers;
     }
 
     /// Work out all launches for these rows, and the angles of their positions.

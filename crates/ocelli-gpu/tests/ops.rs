@@ -141,3 +141,33 @@ fn f16_is_near_the_reference() {
         }
     }
 }
+
+/// One after the other in the same place in memory, as answers take turns: neither sees the other's keys.
+#[test]
+fn caches_that_take_turns_with_one_arena_stay_apart() {
+    for adapter in adapters() {
+        let device = open(&adapter, false, false);
+        let case = op_cases().into_iter().find(|case| case.cache == Some((1, 2, 16)) && case.runs.len() == 3);
+        let case = OpCase { runs: vec![16, 16, 1], ..case.expect("a case in three runs") };
+        let want = reference(&case);
+        let weights = GpuWeights::new(device.clone(), case.weights.clone(), DType::F32);
+        let plan = weights.prepare(case.plan.clone()).expect("plan");
+        let mut arena = plan.new_arena();
+        let (x, y) = (plan.plan().find("x").expect("input"), plan.plan().find("y").expect("output"));
+        let cols = plan.plan().tensor(x).cols;
+        let mut run = |cache: &mut GpuKvCache, rows: std::ops::Range<usize>| {
+            plan.write(&mut arena, x, &case.x[rows.start * cols..rows.end * cols]);
+            plan.run(&mut arena, rows.len(), Some(cache), &|| false).expect("run");
+            block_on(plan.read(&mut arena, y, rows.len())).expect("read")
+        };
+        let mut cache = GpuKvCache::new(&device, 1, 2, 16);
+        let mut got = run(&mut cache, 0..16);
+        let first = std::mem::replace(&mut cache, GpuKvCache::new(&device, 1, 2, 16));
+        run(&mut cache, 5..21);
+        cache = first;
+        got.extend(run(&mut cache, 16..32));
+        got.extend(run(&mut cache, 32..33));
+        let error = relative_error(&got, &want);
+        assert!(error < 5e-6, "differs by {error:.1e}");
+    }
+}
