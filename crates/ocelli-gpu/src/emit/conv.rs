@@ -1,6 +1,6 @@
 //! Convolutions.
 
-use ocelli_plan::{Conv, DepthwiseConv};
+use ocelli_plan::{Activation, Conv, DepthwiseConv, TensorId, WeightId};
 
 use super::linear::code;
 use super::{Binding, Emitter, Launch, optional};
@@ -21,14 +21,9 @@ impl Emitter<'_> {
             stride: o.stride as u32,
             padding: o.padding as u32,
         };
-        let prelude = Prelude::default()
-            .scalar("x", self.scalar(o.x))
-            .scalar("y", self.scalar(o.out))
-            .number("ACTIVATION", code(o.activation))
-            .flag("BIAS", o.bias.is_some());
-        let bindings =
-            vec![Binding::Tensor(o.x), Binding::Values(o.weight), optional(o.bias), Binding::Tensor(o.out)];
-        let groups = [uniforms.out4.div_ceil(8), uniforms.out_width.div_ceil(8), uniforms.out_height];
+        let prelude = self.prelude(o.x, o.out, o.activation, o.bias);
+        let bindings = pixels(o.x, o.weight, o.bias, o.out);
+        let groups = groups(uniforms.out4, uniforms.out_width, uniforms.out_height);
         let launch = Box::new(move |_| Launch::new(uniforms, groups));
         self.dispatch("conv", &prelude, &[ACTIVATION, CONV], bindings, launch);
     }
@@ -47,16 +42,24 @@ impl Emitter<'_> {
             stride: o.stride as u32,
         };
         let multiplier = (self.cols(o.out) / self.cols(o.x)) as u32;
-        let prelude = Prelude::default()
-            .scalar("x", self.scalar(o.x))
-            .scalar("y", self.scalar(o.out))
-            .number("ACTIVATION", code(o.activation))
-            .number("MULTIPLIER", multiplier)
-            .flag("BIAS", o.bias.is_some());
-        let bindings =
-            vec![Binding::Tensor(o.x), Binding::Values(o.weight), optional(o.bias), Binding::Tensor(o.out)];
-        let groups = [uniforms.out4.div_ceil(8), uniforms.out_width.div_ceil(8), uniforms.out_height];
+        let prelude = self.prelude(o.x, o.out, o.activation, o.bias).number("MULTIPLIER", multiplier);
+        let bindings = pixels(o.x, o.weight, o.bias, o.out);
+        let groups = groups(uniforms.out4, uniforms.out_width, uniforms.out_height);
         let launch = Box::new(move |_| Launch::new(uniforms, groups));
         self.dispatch("depthwise", &prelude, &[ACTIVATION, DEPTHWISE], bindings, launch);
     }
+
+    fn prelude(&self, x: TensorId, y: TensorId, activation: Activation, bias: Option<WeightId>) -> Prelude {
+        let types = Prelude::default().scalar("x", self.scalar(x)).scalar("y", self.scalar(y));
+        types.number("ACTIVATION", code(activation)).flag("BIAS", bias.is_some())
+    }
+}
+
+fn pixels(x: TensorId, kernels: WeightId, bias: Option<WeightId>, y: TensorId) -> Vec<Binding> {
+    vec![Binding::Tensor(x), Binding::Values(kernels), optional(bias), Binding::Tensor(y)]
+}
+
+/// Workgroups of eight vectors of channels by eight pixels of a row.
+fn groups(out4: u32, out_width: u32, out_height: u32) -> [u32; 3] {
+    [out4.div_ceil(8), out_width.div_ceil(8), out_height]
 }
