@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ocelli_cpu::{CpuDevice, CpuWeights, Isa, KvCache};
 use ocelli_plan::{Activation, BlockFormat, DType, Element, PlanBuilder, Rows};
-use ocelli_testing::{OpCase, RandomWeights, Rng, op_cases, quantized_op_cases, relative_error};
+use ocelli_testing::{Input, OpCase, RandomWeights, Rng, op_cases, quantized_op_cases, relative_error};
 
 /// Outputs of all runs of a case, one after the other.
 fn answer(case: &OpCase, isa: Isa, dtype: DType, threads: usize) -> Vec<f32> {
@@ -12,21 +12,14 @@ fn answer(case: &OpCase, isa: Isa, dtype: DType, threads: usize) -> Vec<f32> {
     let plan = weights.prepare(case.plan.clone()).expect(&case.name);
     let mut arena = plan.new_arena();
     let mut cache = case.cache.map(|(layers, heads, dim)| KvCache::new(layers, heads, dim));
-    let y = plan.plan().find("y").expect("output");
-    let (mut out, mut first) = (Vec::new(), 0);
-    for &rows in &case.runs {
-        if let Some(ids) = plan.plan().find("ids") {
-            plan.write_ids(&mut arena, ids, &case.ids);
+    case.each_run(|input, rows, y| {
+        match input {
+            Input::Ids(id, ids) => plan.write_ids(&mut arena, id, ids),
+            Input::Values(id, values) => plan.write(&mut arena, id, values),
         }
-        if let Some(x) = plan.plan().find("x") {
-            let cols = plan.plan().tensor(x).cols;
-            plan.write(&mut arena, x, &case.x[first * cols..][..rows * cols]);
-        }
-        plan.run(&mut arena, rows.min(plan.plan().max_rows), cache.as_mut(), &|| false).expect(&case.name);
-        out.extend(plan.read(&mut arena, y, rows));
-        first += rows;
-    }
-    out
+        plan.run(&mut arena, rows.min(case.plan.max_rows), cache.as_mut(), &|| false).expect(&case.name);
+        plan.read(&mut arena, y, rows)
+    })
 }
 
 fn kernels_quietly() -> impl Iterator<Item = Isa> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ocelli_cpu::{CpuDevice, CpuWeights, Isa, KvCache};
 use ocelli_gpu::{AdapterChoice, AdapterSummary, GpuDevice, GpuKvCache, GpuOptions, GpuWeights};
 use ocelli_plan::{BlockFormat, DType, WeightError, WeightSource};
-use ocelli_testing::{OpCase, RandomWeights, op_cases, quantized_op_cases, relative_error};
+use ocelli_testing::{Input, OpCase, RandomWeights, op_cases, quantized_op_cases, relative_error};
 use pollster::block_on;
 
 /// The values of quantized weights as plain numbers. The reference rounds activations to eight bits where weights are
@@ -29,21 +29,14 @@ fn reference(case: &OpCase) -> Vec<f32> {
     let plan = weights.prepare(case.plan.clone()).expect(&case.name);
     let mut arena = plan.new_arena();
     let mut cache = case.cache.map(|(layers, heads, dim)| KvCache::new(layers, heads, dim));
-    let y = plan.plan().find("y").expect("output");
-    let (mut out, mut first) = (Vec::new(), 0);
-    for &rows in &case.runs {
-        if let Some(ids) = plan.plan().find("ids") {
-            plan.write_ids(&mut arena, ids, &case.ids);
+    case.each_run(|input, rows, y| {
+        match input {
+            Input::Ids(id, ids) => plan.write_ids(&mut arena, id, ids),
+            Input::Values(id, values) => plan.write(&mut arena, id, values),
         }
-        if let Some(x) = plan.plan().find("x") {
-            let cols = plan.plan().tensor(x).cols;
-            plan.write(&mut arena, x, &case.x[first * cols..][..rows * cols]);
-        }
-        plan.run(&mut arena, rows.min(plan.plan().max_rows), cache.as_mut(), &|| false).expect(&case.name);
-        out.extend(plan.read(&mut arena, y, rows));
-        first += rows;
-    }
-    out
+        plan.run(&mut arena, rows.min(case.plan.max_rows), cache.as_mut(), &|| false).expect(&case.name);
+        plan.read(&mut arena, y, rows)
+    })
 }
 
 fn answer(case: &OpCase, device: &GpuDevice, dtype: DType) -> Vec<f32> {
@@ -52,21 +45,14 @@ fn answer(case: &OpCase, device: &GpuDevice, dtype: DType) -> Vec<f32> {
     let plan = weights.prepare(case.plan.clone()).unwrap_or_else(|error| panic!("{}: {error}", case.name));
     let mut arena = plan.new_arena();
     let mut cache = case.cache.map(|(layers, heads, dim)| GpuKvCache::new(device, layers, heads, dim));
-    let y = plan.plan().find("y").expect("output");
-    let (mut out, mut first) = (Vec::new(), 0);
-    for &rows in &case.runs {
-        if let Some(ids) = plan.plan().find("ids") {
-            plan.write_ids(&mut arena, ids, &case.ids);
+    case.each_run(|input, rows, y| {
+        match input {
+            Input::Ids(id, ids) => plan.write_ids(&mut arena, id, ids),
+            Input::Values(id, values) => plan.write(&mut arena, id, values),
         }
-        if let Some(x) = plan.plan().find("x") {
-            let cols = plan.plan().tensor(x).cols;
-            plan.write(&mut arena, x, &case.x[first * cols..][..rows * cols]);
-        }
-        plan.run(&mut arena, rows.min(plan.plan().max_rows), cache.as_mut(), &|| false).expect(&case.name);
-        out.extend(block_on(plan.read(&mut arena, y, rows)).expect(&case.name));
-        first += rows;
-    }
-    out
+        plan.run(&mut arena, rows.min(case.plan.max_rows), cache.as_mut(), &|| false).expect(&case.name);
+        block_on(plan.read(&mut arena, y, rows)).expect(&case.name)
+    })
 }
 
 /// Every adapter, or a word that there is none.

@@ -9,5 +9,5 @@ mod op_cases;
 mod random;
 
 pub use fixtures::{Tensors, fixture, fixtures_dir, relative_error};
-pub use op_cases::{OpCase, op_cases, quantized_op_cases};
+pub use op_cases::{Input, OpCase, op_cases, quantized_op_cases};
 pub use random::{RandomWeights, Rng};

@@ -29,6 +29,38 @@ pub struct OpCase {
     pub cache: Option<(usize, usize, usize)>,
 }
 
+/// What one run of a case begins with.
+pub enum Input<'a> {
+    /// Token ids, the same in each run.
+    Ids(TensorId, &'a [u32]),
+    /// The rows of this run, row-major.
+    Values(TensorId, &'a [f32]),
+}
+
+impl OpCase {
+    /// Outputs of all runs, one after the other. `run` gets the input, the rows to bind and the output to return.
+    ///
+    /// # Panics
+    /// When the plan has no `y`, and neither `ids` nor `x`.
+    pub fn each_run(&self, mut run: impl FnMut(Input<'_>, usize, TensorId) -> Vec<f32>) -> Vec<f32> {
+        let y = self.plan.find("y").expect("output");
+        let (mut out, mut first) = (Vec::new(), 0);
+        for &rows in &self.runs {
+            let input = match self.plan.find("ids") {
+                Some(ids) => Input::Ids(ids, &self.ids),
+                None => {
+                    let x = self.plan.find("x").expect("input");
+                    let cols = self.plan.tensor(x).cols;
+                    Input::Values(x, &self.x[first * cols..][..rows * cols])
+                }
+            };
+            out.extend(run(input, rows, y));
+            first += rows;
+        }
+        out
+    }
+}
+
 /// Ops first turn the f32 input into activations; an identity-like depthwise 1x1 does that.
 const WIDEN: &str = "widen";
 
