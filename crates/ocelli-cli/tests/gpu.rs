@@ -62,7 +62,7 @@ fn bench_takes_a_gpu_for_whole_answers_and_says_what_only_the_cpu_tells() {
             command.arg("bench").args(args).args(["--device", "gpu", "--json"]).env("OCELLI_GPU", &adapter);
             command.output().expect("ocelli runs")
         };
-        let output = bench(&["encode", "--runs", "2"]);
+        let output = bench(&["encode", "--runs", "2", "--resolution", "256"]);
         assert_exit(&output, 0);
         assert!(json_lines(&output).iter().all(|line| line["device"] == "gpu"));
         let output = bench(&["ops"]);
