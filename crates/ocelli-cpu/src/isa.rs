@@ -5,6 +5,10 @@ use std::fmt;
 /// Environment variable that forces an instruction set: `scalar`, `avx2`, `avx512`, `amx`, `neon` or `wasm`.
 pub const ISA_VARIABLE: &str = "OCELLI_ISA";
 
+/// Whether the reference is a part of this build. A page has the kernels alone, and loads 12 kB less.
+pub(crate) const HAS_REFERENCE: bool =
+    !cfg!(all(target_family = "wasm", target_os = "unknown", target_feature = "simd128"));
+
 /// An instruction set that this CPU is known to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Isa {
@@ -47,7 +51,7 @@ impl Isa {
     /// All that this CPU has, the slowest first.
     pub fn available() -> Vec<Isa> {
         #[allow(unused_mut)]
-        let mut found = vec![Isa::Scalar];
+        let mut found = if HAS_REFERENCE { vec![Isa::Scalar] } else { Vec::new() };
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2")

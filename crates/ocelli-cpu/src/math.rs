@@ -134,7 +134,8 @@ pub(crate) unsafe fn activate<S: Simd>(activation: Activation, x: S::F) -> S::F 
 }
 
 /// The activation of some vectors whose results are stored as `out`.
-#[inline(always)]
+#[cfg_attr(target_arch = "wasm32", inline(never))]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
 pub(crate) unsafe fn activate_rows<S: Simd, const N: usize>(
     activation: Activation,
     out: Kind,

@@ -14,6 +14,7 @@ use crate::attention::{attention, cached_attention};
 use crate::buffer::Buffer;
 use crate::conv::{DenseConv, conv};
 use crate::depthwise::{Depthwise, depthwise};
+use crate::isa::HAS_REFERENCE;
 use crate::kv_cache::KvCache;
 use crate::linear::{MlpParts, gated_linear, linear, mlp};
 use crate::matmul::Finish;
@@ -177,7 +178,7 @@ impl PreparedPlan {
             if stop() {
                 return Err(RunError::Cancelled);
             }
-            if self.device.isa == Isa::Scalar {
+            if HAS_REFERENCE && self.device.isa == Isa::Scalar {
                 reference::run(&run, op, cache.as_deref_mut())?;
             } else {
                 run.run(op, cache.as_deref_mut())?;

@@ -171,7 +171,7 @@ impl GpuDevice {
             AdapterChoice::Best => true,
             AdapterChoice::Hardware => !is_software(adapter),
             AdapterChoice::Named(name) => {
-                adapter.get_info().name.to_lowercase().contains(&name.to_lowercase())
+                adapter.get_info().name.to_ascii_lowercase().contains(&name.to_ascii_lowercase())
             }
         });
         adapters.sort_by_key(rank);

@@ -7,10 +7,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use serde::Deserialize;
-use unicode_normalization::UnicodeNormalization;
 
 use crate::TextError;
-use crate::unicode::{is_letter, is_number};
+use crate::unicode::{is_letter, is_number, to_nfc};
 
 /// One added token, as the files have it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -81,7 +80,7 @@ impl Added {
                 continue;
             }
             let (list, text) = match token.normalized {
-                true => (&mut added.normalized, token.content.nfc().collect()),
+                true => (&mut added.normalized, to_nfc(&token.content)),
                 false => (&mut added.literal, token.content.clone()),
             };
             list.push(Wanted { text, id, token });
@@ -103,7 +102,7 @@ impl Added {
             match piece {
                 Piece::Token(_) => f(piece),
                 Piece::Text(text) if nfc => {
-                    let text: String = text.nfc().collect();
+                    let text = to_nfc(text);
                     pieces(&text, &self.normalized).into_iter().for_each(&mut f);
                 }
                 Piece::Text(text) => pieces(text, &self.normalized).into_iter().for_each(&mut f),

@@ -6,13 +6,13 @@
 
 use std::path::Path;
 
-use unicode_normalization::UnicodeNormalization;
 
 use crate::TextError;
 use crate::added::{Added, Piece};
 use crate::bpe::{Merges, join};
 use crate::byte_level::{spell, token_bytes};
 use crate::files::{Description, ModelFiles, Vocab, read_description};
+use crate::unicode::to_nfc;
 use crate::words::qwen2_words;
 
 /// Opens a chat turn.
@@ -89,7 +89,7 @@ impl Qwen2Tokenizer {
     fn push_plain(&self, text: &str, ids: &mut Vec<u32>) {
         let composed: String;
         let text = if self.nfc && !text.is_ascii() {
-            composed = text.nfc().collect();
+            composed = to_nfc(text);
             &composed
         } else {
             text

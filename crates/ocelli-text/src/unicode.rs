@@ -3,6 +3,8 @@
 //! The standard library's `is_alphabetic` is another set: letters are category L alone. The test compares with the
 //! `regex` crate, character by character.
 
+pub(crate) use forms::{to_lowercase, to_nfc, to_nfkc, to_uppercase};
+
 /// Whether a character is a letter, `\p{L}`.
 pub(crate) fn is_letter(c: char) -> bool {
     if c.is_ascii() { c.is_ascii_alphabetic() } else { has(LETTERS, c) }
@@ -16,6 +18,49 @@ pub(crate) fn is_number(c: char) -> bool {
 /// Whether a character is a decimal digit of any script, `\p{Nd}`.
 pub(crate) fn is_digit(c: char) -> bool {
     if c.is_ascii() { c.is_ascii_digit() } else { has(DIGITS, c) }
+}
+
+/// What a library's tables know, and in a page the browser's own: they would be a tenth of the module.
+#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+mod forms {
+    use unicode_normalization::UnicodeNormalization;
+
+    pub(crate) fn to_nfc(text: &str) -> String {
+        text.nfc().collect()
+    }
+
+    pub(crate) fn to_nfkc(text: &str) -> String {
+        text.nfkc().collect()
+    }
+
+    pub(crate) fn to_lowercase(text: &str) -> String {
+        text.to_lowercase()
+    }
+
+    pub(crate) fn to_uppercase(text: &str) -> String {
+        text.to_uppercase()
+    }
+}
+
+#[cfg(all(target_family = "wasm", target_os = "unknown"))]
+mod forms {
+    use js_sys::JsString;
+
+    pub(crate) fn to_nfc(text: &str) -> String {
+        JsString::from(text).normalize("NFC").into()
+    }
+
+    pub(crate) fn to_nfkc(text: &str) -> String {
+        JsString::from(text).normalize("NFKC").into()
+    }
+
+    pub(crate) fn to_lowercase(text: &str) -> String {
+        JsString::from(text).to_lower_case().into()
+    }
+
+    pub(crate) fn to_uppercase(text: &str) -> String {
+        JsString::from(text).to_upper_case().into()
+    }
 }
 
 fn has(ranges: &[(u32, u32)], c: char) -> bool {

@@ -61,7 +61,7 @@ impl Engine {
         options_json: String,
         on_progress: Function,
     ) -> Result<Engine, JsValue> {
-        let options: Load = serde_json::from_str(&options_json).map_err(thrown)?;
+        let options: Load = serde_json::from_slice(options_json.as_bytes()).map_err(thrown)?;
         let device = device(options.device.as_deref()).map_err(thrown)?;
         if matches!(device, DeviceChoice::Gpu(_)) {
             webgpu().await.map_err(|why| thrown(format!("{why}: use device \"wasm\"")))?;

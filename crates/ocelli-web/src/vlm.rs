@@ -18,7 +18,7 @@ pub(crate) async fn generate(
     on_text: &Function,
     cancel: CancelToken,
 ) -> Result<String, JsValue> {
-    let asked: Generate = serde_json::from_str(request_json).map_err(thrown)?;
+    let asked: Generate = serde_json::from_slice(request_json.as_bytes()).map_err(thrown)?;
     let options = asked.image_options().map_err(thrown)?;
     let prepare = |picture| model.prepare_rgb(&picture, &options).map_err(thrown);
     let images = pictures(images)?.into_iter().map(prepare).collect::<Result<_, JsValue>>()?;

@@ -191,7 +191,7 @@ pub(crate) fn parse_header_json(json: &[u8], size: u64) -> Result<Header, Header
     let length = json.len() as u64;
     let json = std::str::from_utf8(json).map_err(|_| HeaderError::NotUtf8)?;
     let raw: RawHeader =
-        serde_json::from_str(json).map_err(|e| HeaderError::NotJson { reason: e.to_string() })?;
+        serde_json::from_slice(json.as_bytes()).map_err(|e| HeaderError::NotJson { reason: e.to_string() })?;
     if let Some(tensor) = raw.duplicate {
         return Err(HeaderError::Duplicate { tensor: clip(&tensor) });
     }

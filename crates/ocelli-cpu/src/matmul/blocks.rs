@@ -200,7 +200,8 @@ pub(super) unsafe fn multiply<S: Simd, C: Codes, E: Epilogue>(
 ///
 /// # Safety
 /// Rows and panels are readable, the epilogue may write its outputs, the CPU has `S`.
-#[inline(always)]
+#[cfg_attr(target_arch = "wasm32", inline(never))]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
 unsafe fn product<S: Simd, C: Codes, E: Epilogue>(
     a: Rows,
     b: Blocks,

@@ -1,4 +1,7 @@
 //! What happens to a tile of sums before it is stored.
+//!
+//! Kernels are inlined into functions of their instruction set. WebAssembly has one for the whole module, so there the
+//! epilogues and the products are functions of their own: a page loads 60 kB less.
 
 use ocelli_plan::Activation;
 
@@ -38,7 +41,8 @@ pub(crate) struct Finish<'a> {
 impl Epilogue for Finish<'_> {
     const GROUP: usize = 1;
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "wasm32", inline(never))]
+    #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
     unsafe fn finish<S: Simd, const MR: usize, const NP: usize>(
         &self,
         row: usize,
@@ -89,7 +93,8 @@ pub(crate) struct GateUp {
 impl Epilogue for GateUp {
     const GROUP: usize = 2;
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "wasm32", inline(never))]
+    #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
     unsafe fn finish<S: Simd, const MR: usize, const NP: usize>(
         &self,
         row: usize,

@@ -335,7 +335,8 @@ unsafe fn shift_by_128(at: *mut u64, n: usize) {
 ///
 /// # Safety
 /// Rows and panels are readable, the epilogue may write its outputs, the CPU has `S` and what the rows were staged for.
-#[inline(always)]
+#[cfg_attr(target_arch = "wasm32", inline(never))]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
 pub(super) unsafe fn product<S: Simd, E: Epilogue>(
     a: Rows8,
     b: Columns8,

@@ -77,7 +77,8 @@ impl Panel for bf16 {
 ///
 /// # Safety
 /// Rows and panels are readable, the epilogue may write their outputs, the CPU has `S`.
-#[inline(always)]
+#[cfg_attr(target_arch = "wasm32", inline(never))]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
 pub(crate) unsafe fn product<S: Simd, B: Panel, E: Epilogue>(
     a: Rows,
     b: Columns<B>,

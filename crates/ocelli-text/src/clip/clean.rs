@@ -2,17 +2,15 @@
 //! `tokenizer.py`, which is `ftfy.fix_text` (6.3, default settings), HTML references twice, single
 //! spaces, lower case.
 
-use unicode_normalization::UnicodeNormalization;
-
 use super::{entities, mojibake};
-use crate::unicode::{is_digit, is_letter, is_number};
+use crate::unicode::{is_digit, is_letter, is_number, to_lowercase, to_nfc, to_nfkc};
 
 /// Returns `text` as CLIP sees it.
 pub(super) fn clean(text: &str) -> String {
     let text = fix_text(text);
     let text = entities::unescape(&entities::unescape(&text));
     let words: Vec<&str> = text.split(is_space).filter(|word| !word.is_empty()).collect();
-    words.join(" ").to_lowercase()
+    to_lowercase(&words.join(" "))
 }
 
 /// Whether Python's `str.isspace` holds: white space and the four ASCII separators.
@@ -64,7 +62,7 @@ fn fix_segment(segment: &str, unescape: bool) -> String {
         fixed = without_terminal_escapes(&fixed);
         fixed.retain(|c| !is_control(c));
         if !fixed.is_ascii() {
-            fixed = fixed.nfc().collect();
+            fixed = to_nfc(&fixed);
         }
         if fixed == text {
             return text;
@@ -95,7 +93,7 @@ fn straighten(text: &str) -> String {
         match ligature(c) {
             Some(letters) => result.extend(letters.chars().map(straight_quote)),
             None if c == '\u{3000}' => result.push(' '),
-            None if ('\u{ff01}'..='\u{ffef}').contains(&c) => result.extend(c.nfkc()),
+            None if ('\u{ff01}'..='\u{ffef}').contains(&c) => result += &to_nfkc(c.encode_utf8(&mut [0; 4])),
             None => result.push(straight_quote(c)),
         }
     }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use super::tables;
+use crate::unicode::to_uppercase;
 
 /// Names, most with their semicolon, and what they stand for.
 static NAMES: LazyLock<HashMap<&'static str, &'static str>> = LazyLock::new(|| {
@@ -16,8 +17,8 @@ static NAMES: LazyLock<HashMap<&'static str, &'static str>> = LazyLock::new(|| {
 
 /// Names in capitals that stand for capitals, such as `NTILDE;`; only where HTML itself reads nothing.
 static SHOUTED: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
-    let small = NAMES.iter().filter(|(name, _)| name.ends_with(';') && **name == name.to_lowercase());
-    let shouted = small.map(|(name, text)| (name.to_uppercase(), text.to_uppercase()));
+    let small = NAMES.iter().filter(|(name, _)| name.ends_with(';') && **name == name.to_ascii_lowercase());
+    let shouted = small.map(|(name, text)| (name.to_ascii_uppercase(), to_uppercase(text)));
     shouted.filter(|(name, _)| longest_name(name).is_none()).collect()
 });
 
