@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::TextError;
 use crate::added::AddedToken;
@@ -112,7 +113,7 @@ struct TokenizerJson {
     #[serde(default)]
     added_tokens: Vec<AddedEntry>,
     normalizer: Option<Component>,
-    pre_tokenizer: Option<PreTokenizer>,
+    pre_tokenizer: Option<Value>,
     decoder: Option<Component>,
     model: Model,
 }
@@ -143,37 +144,6 @@ pub(crate) struct Component {
 }
 
 #[derive(Deserialize)]
-#[serde(tag = "type")]
-enum PreTokenizer {
-    Sequence {
-        pretokenizers: Vec<PreTokenizer>,
-    },
-    Split {
-        pattern: Pattern,
-        behavior: String,
-        invert: bool,
-    },
-    ByteLevel {
-        add_prefix_space: bool,
-        // Absent in old files, where it meant true.
-        #[serde(default = "yes")]
-        use_regex: bool,
-    },
-    #[serde(other)]
-    Other,
-}
-
-fn yes() -> bool {
-    true
-}
-
-#[derive(Deserialize)]
-enum Pattern {
-    Regex(String),
-    String(#[expect(dead_code, reason = "known, but no Qwen2 file has it")] String),
-}
-
-#[derive(Deserialize)]
 struct Model {
     continuing_subword_prefix: Option<String>,
     end_of_word_suffix: Option<String>,
@@ -185,17 +155,17 @@ struct Model {
 
 /// One merge: `["a", "b"]` since tokenizers 0.20, `"a b"` before.
 #[derive(Deserialize)]
-#[serde(untagged)]
-pub(crate) enum Merge {
-    Pair(String, String),
-    Line(String),
-}
+pub(crate) struct Merge(Value);
 
 impl Merge {
     pub(crate) fn pair(self, path: &Path) -> Result<(String, String), TextError> {
-        match self {
-            Self::Pair(left, right) => Ok((left, right)),
-            Self::Line(line) => split_merge(path, &line),
+        match self.0 {
+            Value::String(line) => split_merge(path, &line),
+            Value::Array(pair) => match <[Value; 2]>::try_from(pair) {
+                Ok([Value::String(left), Value::String(right)]) => Ok((left, right)),
+                _ => Err(TextError::malformed(path, "a merge is not two tokens")),
+            },
+            other => Err(TextError::malformed(path, format!("{other} is no merge"))),
         }
     }
 }
@@ -205,7 +175,7 @@ fn read_tokenizer_json(path: PathBuf, bytes: &[u8]) -> Result<Description, TextE
     let file: TokenizerJson = serde_json::from_slice(bytes).map_err(|e| TextError::malformed(&path, e))?;
     check_model(&path, &file)?;
     let nfc = file.normalizer.is_some();
-    let words = words_pattern(file.pre_tokenizer)
+    let words = words_pattern(file.pre_tokenizer.as_ref())
         .ok_or_else(|| not_qwen2(&path, "its pre_tokenizer is not a regex split, then ByteLevel"))?;
     if words != QWEN2_WORDS {
         return Err(not_qwen2(&path, format!("it cuts words by {words:?}")));
@@ -258,18 +228,16 @@ fn check_model(path: &Path, file: &TokenizerJson) -> Result<(), TextError> {
 }
 
 /// The regular expression of a `[Split, ByteLevel]` sequence, or `None` for any other shape.
-fn words_pattern(pre_tokenizer: Option<PreTokenizer>) -> Option<String> {
-    let Some(PreTokenizer::Sequence { pretokenizers }) = pre_tokenizer else { return None };
-    let [split, bytes] = <[PreTokenizer; 2]>::try_from(pretokenizers).ok()?;
-    let PreTokenizer::ByteLevel { add_prefix_space: false, use_regex: false } = bytes else { return None };
-    match split {
-        PreTokenizer::Split { pattern: Pattern::Regex(words), behavior, invert: false }
-            if behavior == "Isolated" =>
-        {
-            Some(words)
-        }
-        _ => None,
-    }
+fn words_pattern(pre_tokenizer: Option<&Value>) -> Option<&str> {
+    let pre_tokenizer = pre_tokenizer.filter(|found| found["type"] == "Sequence")?;
+    let [split, bytes] = &pre_tokenizer["pretokenizers"].as_array()?[..] else { return None };
+    let plain_split =
+        split["type"] == "Split" && split["behavior"] == "Isolated" && split["invert"] == Value::Bool(false);
+    // Old files have no `use_regex`, where it meant true.
+    let plain_bytes = bytes["type"] == "ByteLevel"
+        && bytes["add_prefix_space"] == Value::Bool(false)
+        && bytes["use_regex"] == Value::Bool(false);
+    split["pattern"]["Regex"].as_str().filter(|_| plain_split && plain_bytes)
 }
 
 fn split_merge(path: &Path, line: &str) -> Result<(String, String), TextError> {

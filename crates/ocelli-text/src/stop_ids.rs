@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::files::ModelFiles;
 use crate::tokenizer::IM_END;
@@ -26,9 +27,9 @@ pub fn stop_ids_of(files: ModelFiles, tokenizer: &Qwen2Tokenizer) -> Result<Vec<
     for name in ["generation_config.json", "config.json"] {
         let config: Option<Config> = files.json(name)?;
         for config in config.iter().flat_map(|config| [Some(config), config.text_config.as_deref()]) {
-            found.extend(
-                config.and_then(|config| config.eos_token_id.as_ref()).into_iter().flat_map(Ids::ids),
-            );
+            if let Some(config) = config {
+                found.extend(config.ids(&files.path(name))?);
+            }
         }
     }
     found.extend(tokenizer.added_id(IM_END));
@@ -44,22 +45,20 @@ pub fn stop_ids_of(files: ModelFiles, tokenizer: &Qwen2Tokenizer) -> Result<Vec<
 
 #[derive(Deserialize)]
 struct Config {
-    eos_token_id: Option<Ids>,
+    /// One or several.
+    eos_token_id: Option<Value>,
     text_config: Option<Box<Config>>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Ids {
-    One(u32),
-    Many(Vec<u32>),
-}
-
-impl Ids {
-    fn ids(&self) -> Vec<u32> {
-        match self {
-            Ids::One(id) => vec![*id],
-            Ids::Many(ids) => ids.clone(),
-        }
+impl Config {
+    fn ids(&self, path: &Path) -> Result<Vec<u32>, TextError> {
+        let ids = match &self.eos_token_id {
+            None => &[],
+            Some(Value::Array(ids)) => &ids[..],
+            Some(id) => std::slice::from_ref(id),
+        };
+        let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
+        let wrong = |found: &Value| TextError::malformed(path, format!("{found} in eos_token_id is no token id"));
+        ids.iter().map(|found| id(found).ok_or_else(|| wrong(found))).collect()
     }
 }
