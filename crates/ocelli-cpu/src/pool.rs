@@ -196,8 +196,11 @@ pub fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// A thread that cannot be had leaves its work to the others.
+/// A thread that cannot be had leaves its work to the others. WebAssembly has none.
 fn spawn_worker(shared: Arc<Shared>, index: usize) -> Option<JoinHandle<()>> {
+    if cfg!(target_family = "wasm") {
+        return None;
+    }
     let name = format!("ocelli-{index}");
     let start = move || {
         pin_to_core(index);

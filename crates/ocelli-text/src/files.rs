@@ -263,7 +263,7 @@ fn read_added(files: ModelFiles) -> Result<Vec<(u32, AddedToken)>, TextError> {
     if let Some(added) = config.and_then(|config| config.added_tokens_decoder) {
         return Ok(sorted(added));
     }
-    let added: Option<BTreeMap<String, u32>> = files.json("added_tokens.json")?;
+    let added: Option<Vocab> = files.json("added_tokens.json")?;
     let added = added.unwrap_or_default().into_iter();
     Ok(sorted(added.map(|(content, id)| (id, AddedToken::control(content)))))
 }

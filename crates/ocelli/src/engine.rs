@@ -58,6 +58,9 @@ pub(crate) enum Cache {
     Gpu(GpuKvCache),
 }
 
+/// A page has no files to keep packed weights in.
+const HAS_FILES: bool = !cfg!(target_family = "wasm");
+
 const MIXED: &str = "plans, arenas and caches are of one device";
 
 impl Engine {
@@ -90,14 +93,14 @@ impl Engine {
 
     /// Take what an earlier start packed.
     pub(crate) fn open_packed(&self, packed: Option<&PackedCache>) {
-        if let (Engine::Cpu(weights), Some(packed)) = (self, packed) {
+        if let (Engine::Cpu(weights), Some(packed), true) = (self, packed, HAS_FILES) {
             packed.open(weights);
         }
     }
 
     /// Keep what was packed for the next start.
     pub(crate) fn save_packed(&self, packed: Option<&PackedCache>) {
-        if let (Engine::Cpu(weights), Some(packed)) = (self, packed) {
+        if let (Engine::Cpu(weights), Some(packed), true) = (self, packed, HAS_FILES) {
             packed.save(weights);
         }
     }
