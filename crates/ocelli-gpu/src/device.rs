@@ -55,6 +55,11 @@ pub enum AdapterChoice {
     Named(String),
 }
 
+/// Set to 0, this turns sums within subgroups off.
+pub const SUBGROUPS_VARIABLE: &str = "OCELLI_GPU_SUBGROUPS";
+/// Set to 0, this turns products of 8-bit codes off.
+pub const DOT_VARIABLE: &str = "OCELLI_GPU_DOT";
+
 /// How a device is opened.
 #[derive(Debug, Clone, Default)]
 pub struct GpuOptions {
@@ -64,6 +69,11 @@ pub struct GpuOptions {
     pub f16: bool,
     /// Force matrix products through workgroup memory on or off; otherwise by the kind of adapter.
     pub tiled: Option<bool>,
+    /// Force sums within subgroups on or off; otherwise where the adapter has them and [`SUBGROUPS_VARIABLE`] is not 0.
+    pub subgroups: Option<bool>,
+    /// Force products of 8-bit codes with quantized activations on or off; otherwise where shaders have them and
+    /// [`DOT_VARIABLE`] is not 0. Off, such weights are decoded and activations are not quantized.
+    pub dot: Option<bool>,
 }
 
 /// What is known of an adapter without opening it.
@@ -81,13 +91,20 @@ pub struct AdapterSummary {
     pub f16: bool,
     /// Whether shaders have subgroup operations.
     pub subgroups: bool,
-    /// Largest buffer that may be bound, in bytes.
+    /// Invocations of the smallest and of the largest subgroup.
+    pub subgroup_sizes: [u32; 2],
+    /// Whether shaders have dot products of four 8-bit codes; the driver may spell them out.
+    pub dot: bool,
+    /// Most bytes of a buffer that may be bound at once.
     pub max_binding_bytes: u64,
+    /// Most bytes of a buffer.
+    pub max_buffer_bytes: u64,
 }
 
 impl AdapterSummary {
-    fn of(adapter: &wgpu::Adapter) -> Self {
-        let (info, features) = (adapter.get_info(), adapter.features());
+    fn of(instance: &wgpu::Instance, adapter: &wgpu::Adapter) -> Self {
+        let (info, features, limits) = (adapter.get_info(), adapter.features(), adapter.limits());
+        let dot = wgpu::WgslLanguageFeatures::Packed4x8IntegerDotProduct;
         Self {
             // Browsers tell little.
             name: if info.name.is_empty() { "WebGPU".to_owned() } else { info.name },
@@ -102,7 +119,10 @@ impl AdapterSummary {
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
             f16: features.contains(Features::SHADER_F16),
             subgroups: features.contains(Features::SUBGROUP),
-            max_binding_bytes: adapter.limits().max_storage_buffer_binding_size,
+            subgroup_sizes: [info.subgroup_min_size, info.subgroup_max_size],
+            dot: instance.wgsl_language_features().contains(dot),
+            max_binding_bytes: limits.max_storage_buffer_binding_size,
+            max_buffer_bytes: limits.max_buffer_size,
         }
     }
 }
@@ -113,7 +133,8 @@ fn instance() -> wgpu::Instance {
 
 /// All adapters of this machine; in a browser the one that it offers.
 pub async fn adapters() -> Vec<AdapterSummary> {
-    found(&instance()).await.iter().map(AdapterSummary::of).collect()
+    let instance = instance();
+    found(&instance).await.iter().map(|adapter| AdapterSummary::of(&instance, adapter)).collect()
 }
 
 async fn found(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
@@ -152,6 +173,8 @@ pub(crate) struct Opened {
     summary: AdapterSummary,
     pub(crate) f16: bool,
     pub(crate) tiled: bool,
+    pub(crate) subgroups: bool,
+    pub(crate) dot: bool,
     pub(crate) pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     /// Bound where an op has no bias, scale or residual.
     pub(crate) nothing: wgpu::Buffer,
@@ -164,7 +187,8 @@ impl GpuDevice {
     /// # Errors
     /// When there is none of the kind asked for, or its driver refuses.
     pub async fn open(options: &GpuOptions) -> Result<Self, GpuError> {
-        let mut adapters = found(&instance()).await;
+        let instance = instance();
+        let mut adapters = found(&instance).await;
         let names: Vec<String> = adapters.iter().map(|a| a.get_info().name).collect();
         let seen = if names.is_empty() { "no adapter".to_owned() } else { names.join(", ") };
         adapters.retain(|adapter| match &options.adapter {
@@ -176,15 +200,24 @@ impl GpuDevice {
         });
         adapters.sort_by_key(rank);
         let adapter = adapters.first().ok_or(GpuError::NoAdapter(seen))?;
-        Self::open_adapter(adapter, options).await
+        Self::open_adapter(&instance, adapter, options).await
     }
 
-    async fn open_adapter(adapter: &wgpu::Adapter, options: &GpuOptions) -> Result<Self, GpuError> {
-        let summary = AdapterSummary::of(adapter);
+    async fn open_adapter(
+        instance: &wgpu::Instance,
+        adapter: &wgpu::Adapter,
+        options: &GpuOptions,
+    ) -> Result<Self, GpuError> {
+        let summary = AdapterSummary::of(instance, adapter);
         let f16 = options.f16 && summary.f16;
+        let subgroups = summary.subgroups && options.subgroups.unwrap_or_else(|| allowed(SUBGROUPS_VARIABLE));
+        let dot = summary.dot && options.dot.unwrap_or_else(|| allowed(DOT_VARIABLE));
+        let mut features = Features::empty();
+        features.set(Features::SHADER_F16, f16);
+        features.set(Features::SUBGROUP, subgroups);
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("ocelli"),
-            required_features: if f16 { Features::SHADER_F16 } else { Features::empty() },
+            required_features: features,
             required_limits: Limits::default(),
             ..Default::default()
         };
@@ -201,7 +234,9 @@ impl GpuDevice {
         });
         let tiled = options.tiled.unwrap_or(!is_software(adapter));
         let pipelines = Mutex::default();
-        Ok(Self(Arc::new(Opened { device, queue, summary, f16, tiled, pipelines, nothing, failure })))
+        let opened =
+            Opened { device, queue, summary, f16, tiled, subgroups, dot, pipelines, nothing, failure };
+        Ok(Self(Arc::new(opened)))
     }
 
     /// The adapter.
@@ -214,9 +249,29 @@ impl GpuDevice {
         self.0.f16
     }
 
+    /// Whether sums within subgroups are used.
+    pub fn subgroups(&self) -> bool {
+        self.0.subgroups
+    }
+
+    /// Whether products of 8-bit codes with quantized activations are used.
+    pub fn dot(&self) -> bool {
+        self.0.dot
+    }
+
+    /// End the device, as a driver does that was reset: what runs on it fails from now on.
+    pub fn destroy(&self) {
+        self.0.device.destroy();
+    }
+
     /// What the driver reported since the device was opened, if anything: a lost device, no memory.
     pub fn failure(&self) -> Option<String> {
         lock(&self.0.failure).clone()
+    }
+
+    /// Keep what went wrong, if it is the first; the error to return.
+    pub(crate) fn fail(&self, error: &dyn std::fmt::Display) -> RunError {
+        RunError::Device(lock(&self.0.failure).get_or_insert_with(|| error.to_string()).clone())
     }
 
     pub(crate) fn check(&self) -> Result<(), RunError> {
@@ -259,10 +314,14 @@ fn watch(device: &wgpu::Device, failure: &Arc<Mutex<Option<String>>>) {
     }));
     let kept = Arc::clone(failure);
     device.set_device_lost_callback(move |reason, message| {
-        if reason != wgpu::DeviceLostReason::Destroyed {
-            lock(&kept).get_or_insert(format!("the device was lost: {message}"));
-        }
+        let why = if reason == wgpu::DeviceLostReason::Destroyed { "it was destroyed" } else { &message };
+        lock(&kept).get_or_insert(format!("the device was lost: {why}"));
     });
+}
+
+/// Whether this variable of the environment does not forbid something.
+fn allowed(variable: &str) -> bool {
+    std::env::var(variable).as_deref() != Ok("0")
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -8,13 +8,17 @@
 mod device;
 mod emit;
 mod kv_cache;
+mod largest;
 mod pipeline;
 mod session;
 mod signal;
 mod uniforms;
 mod weights;
 
-pub use device::{AdapterChoice, AdapterSummary, GpuDevice, GpuError, GpuOptions, adapters};
+pub use device::{
+    AdapterChoice, AdapterSummary, DOT_VARIABLE, GpuDevice, GpuError, GpuOptions, SUBGROUPS_VARIABLE,
+    adapters,
+};
 pub use kv_cache::GpuKvCache;
 pub use pipeline::shader_sources;
 pub use session::{GpuArena, GpuPlan};

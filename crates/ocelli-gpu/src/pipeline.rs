@@ -33,6 +33,7 @@ impl Scalar {
 pub(crate) struct Prelude {
     text: String,
     f16: bool,
+    subgroups: bool,
 }
 
 impl Prelude {
@@ -66,9 +67,19 @@ impl Prelude {
         self
     }
 
+    /// `sum_of_all`, `max_of_all` and `sum_in_first` over a workgroup of 64.
+    pub(crate) fn reductions(mut self, subgroups: bool) -> Self {
+        self.subgroups = subgroups;
+        self.text += if subgroups { REDUCE_SUBGROUPS } else { REDUCE_TREE };
+        self
+    }
+
     fn source(&self, files: &[&str]) -> String {
-        let enable = if self.f16 { "enable f16;\n" } else { "" };
-        format!("{enable}{}\n{}", self.text, files.join("\n"))
+        let f16 = if self.f16 { "enable f16;\n" } else { "" };
+        // Browsers want it; naga has them without, and refuses the word.
+        let subgroups = self.subgroups && cfg!(target_arch = "wasm32");
+        let subgroups = if subgroups { "enable subgroups;\n" } else { "" };
+        format!("{f16}{subgroups}{}\n{}", self.text, files.join("\n"))
     }
 }
 
@@ -99,6 +110,9 @@ shaders! {
     CONV = "conv", DEPTHWISE = "depthwise", NORM = "norm",
     ATTENTION = "attention", CACHE_APPEND = "cache_append", ROPE = "rope",
     MEAN = "mean", EXCITE = "excite", ADD = "add",
+    X_VALUES = "x_values", INT8 = "int8", INT8_DIRECT = "int8_direct", INT8_TILED = "int8_tiled",
+    QUANTIZE = "quantize", LARGEST = "largest",
+    REDUCE_TREE = "reduce_tree", REDUCE_SUBGROUPS = "reduce_subgroups",
 }
 
 impl GpuDevice {
@@ -179,23 +193,38 @@ pub fn shader_sources() -> Vec<(String, String)> {
             ("q4", WEIGHT_Q4),
             ("int8", WEIGHT_INT8),
         ] {
-            for (name, main) in
-                [("matmul_direct", MATMUL_DIRECT), ("matmul_tiled", MATMUL_TILED), ("matvec", MATVEC)]
-            {
-                add(&format!("{name} {weight}"), product(), &[ACTIVATION, HALF, PRODUCT, file, main]);
+            let files = |main| [ACTIVATION, HALF, PRODUCT, X_VALUES, file, main];
+            for (name, main) in [("matmul_direct", MATMUL_DIRECT), ("matmul_tiled", MATMUL_TILED)] {
+                add(&format!("{name} {weight}"), product(), &files(main));
             }
+            for subgroups in [false, true] {
+                let name = format!("matvec {weight} subgroups {subgroups}");
+                add(&name, product().reductions(subgroups), &files(MATVEC));
+            }
+        }
+        for (name, main) in [("int8_direct", INT8_DIRECT), ("int8_tiled", INT8_TILED)] {
+            add(name, product(), &[ACTIVATION, PRODUCT, INT8, main]);
         }
         add("gate", types(&["x", "y"]).number("ACTIVATION", 2), &[ACTIVATION, GATE]);
         let conv = || types(&["x", "y"]).number("ACTIVATION", 3).flag("BIAS", true);
         add("conv", conv(), &[ACTIVATION, CONV]);
         add("depthwise", conv().number("MULTIPLIER", 2), &[ACTIVATION, DEPTHWISE]);
-        add("norm", types(&["x", "y"]).flag("LAYER", true), &[NORM]);
-        add("attention", types(&["x", "k", "y"]), &[ATTENTION]);
+        for subgroups in [false, true] {
+            let mut add = |name: &str, prelude: Prelude, file| {
+                add(&format!("{name} subgroups {subgroups}"), prelude.reductions(subgroups), &[file]);
+            };
+            add("norm", types(&["x", "y"]).flag("LAYER", true), NORM);
+            add("attention", types(&["x", "k", "y"]), ATTENTION);
+            add("mean", types(&["x", "y"]), MEAN);
+            add("quantize", types(&["x"]), QUANTIZE);
+        }
         add("cache_append", types(&["x", "k"]), &[CACHE_APPEND]);
         add("rope", types(&["x"]), &[ROPE]);
-        add("mean", types(&["x", "y"]), &[MEAN]);
         add("excite", types(&["x", "y"]).number("ACTIVATION", 4), &[ACTIVATION, EXCITE]);
         add("add", types(&["x", "r", "y"]), &[ADD]);
+        for found in [false, true] {
+            add(&format!("largest {found}"), types(&["x"]).flag("FOUND", found), &[LARGEST]);
+        }
     }
     all
 }

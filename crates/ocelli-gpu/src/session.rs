@@ -9,6 +9,7 @@ use ocelli_plan::{Element, Plan, Rows, RunError, SlotLayout, TensorId, WeightId,
 use crate::device::{GpuDevice, GpuError};
 use crate::emit::{AngleTable, Binding, Dispatch, Launch, RunShape, Step, Steps, emit, scalar_of};
 use crate::kv_cache::GpuKvCache;
+use crate::largest::{self, Largest};
 use crate::pipeline::Scalar;
 use crate::signal::Signal;
 use crate::uniforms::UNIFORM_STRIDE;
@@ -40,6 +41,7 @@ pub struct GpuArena {
     shape: Option<RunShape>,
     launches: Vec<Option<Launch>>,
     staging: Option<wgpu::Buffer>,
+    largest: Option<Largest>,
 }
 
 impl GpuPlan {
@@ -61,6 +63,8 @@ impl GpuPlan {
         }
         let layout = plan_slots(&plan, &sizes);
         let weights = weights.to_vec();
+        // For later; pipelines are made while loading.
+        largest::pipelines(device, Scalar::F32);
         Ok(Self { device: device.clone(), source, plan, steps, layout, weights })
     }
 
@@ -96,6 +100,7 @@ impl GpuPlan {
             shape: None,
             launches: Vec::new(),
             staging: None,
+            largest: None,
         };
         arena.groups = self.steps.steps.iter().map(|step| self.bind_group(&arena, step, None)).collect();
         arena
@@ -334,33 +339,76 @@ impl GpuPlan {
         if bytes == 0 {
             return Ok(Vec::new());
         }
+        let values = self.buffer(arena, id).clone();
+        self.fetch(
+            arena,
+            bytes,
+            |encoder, staging| encoder.copy_buffer_to_buffer(&values, 0, staging, 0, bytes),
+            |view| {
+                let mut out = Vec::with_capacity(rows * cols);
+                for row in view.chunks_exact(width * scalar.size()) {
+                    match scalar {
+                        Scalar::F32 => out.extend(
+                            row.chunks_exact(4)
+                                .take(cols)
+                                .map(|v| f32::from_le_bytes([v[0], v[1], v[2], v[3]])),
+                        ),
+                        Scalar::F16 => out.extend(
+                            row.chunks_exact(2).take(cols).map(|v| f16::from_le_bytes([v[0], v[1]]).to_f32()),
+                        ),
+                    }
+                }
+                out
+            },
+        )
+        .await
+    }
+
+    /// Index of the largest value of a tensor of one row, the first of equal ones, once the device has written it.
+    /// A value that is no number is the largest only where all are none.
+    ///
+    /// # Errors
+    /// When the device failed.
+    ///
+    /// # Panics
+    /// When the tensor has more than one row.
+    pub async fn largest(&self, arena: &mut GpuArena, id: TensorId) -> Result<u32, RunError> {
+        let tensor = self.plan.tensor(id);
+        assert_eq!(tensor.rows, Rows::Fixed(1), "`{}` has not one row", tensor.name);
+        let kept = arena.largest.take().filter(|largest| largest.of == id);
+        let largest = kept.unwrap_or_else(|| {
+            let (values, scalar) = (self.buffer(arena, id), scalar_of(&self.device, &self.plan, id));
+            Largest::new(&self.device, id, values, tensor.cols as u32, scalar)
+        });
+        let fill =
+            |encoder: &mut wgpu::CommandEncoder, staging: &wgpu::Buffer| largest.encode(encoder, staging);
+        let read = |view: &[u8]| u32::from_le_bytes([view[0], view[1], view[2], view[3]]);
+        let index = self.fetch(arena, size_of::<u32>() as u64, fill, read).await;
+        arena.largest = Some(largest);
+        index
+    }
+
+    /// Submit what `fill` encodes, which writes `bytes` bytes to a buffer that the host reads, and wait for it.
+    async fn fetch<R>(
+        &self,
+        arena: &mut GpuArena,
+        bytes: u64,
+        fill: impl FnOnce(&mut wgpu::CommandEncoder, &wgpu::Buffer),
+        read: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, RunError> {
         let staging = self.staging(arena, bytes);
         let opened = self.device.opened();
         let mut encoder = opened.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encoder.copy_buffer_to_buffer(self.buffer(arena, id), 0, &staging, 0, bytes);
+        fill(&mut encoder, &staging);
         opened.queue.submit([encoder.finish()]);
         let mapped = Signal::new();
         let done = mapped.clone();
         staging.map_async(wgpu::MapMode::Read, ..bytes, move |result| done.send(result));
         // Natively this waits and calls back; in a browser the event loop does.
         let polled = opened.device.poll(wgpu::PollType::wait_indefinitely());
-        let failed = |error: String| RunError::Device(self.device.failure().unwrap_or(error));
-        polled.map_err(|error| failed(error.to_string()))?;
-        mapped.wait().await.map_err(|error| failed(error.to_string()))?;
-        let mut out = Vec::with_capacity(rows * cols);
-        {
-            let view = staging.get_mapped_range(..bytes).map_err(|error| failed(error.to_string()))?;
-            for row in view.chunks_exact(width * scalar.size()) {
-                match scalar {
-                    Scalar::F32 => out.extend(
-                        row.chunks_exact(4).take(cols).map(|v| f32::from_le_bytes([v[0], v[1], v[2], v[3]])),
-                    ),
-                    Scalar::F16 => out.extend(
-                        row.chunks_exact(2).take(cols).map(|v| f16::from_le_bytes([v[0], v[1]]).to_f32()),
-                    ),
-                }
-            }
-        }
+        polled.map_err(|error| self.device.fail(&error))?;
+        mapped.wait().await.map_err(|error| self.device.fail(&error))?;
+        let out = read(&staging.get_mapped_range(..bytes).map_err(|error| self.device.fail(&error))?);
         staging.unmap();
         arena.staging = Some(staging);
         self.device.check()?;

@@ -49,4 +49,6 @@ uniforms! {
     Mean { rows: u32, cols4: u32 }
     Excite { rows: u32, cols4: u32 }
     Add { rows: u32, cols4: u32, skip: u32 }
+    Quantize { rows: u32, x_row: u32, cols4: u32 }
+    Largest { count: u32, step: u32 }
 }

@@ -1,7 +1,7 @@
 //! Every shader in every spelling, without a device: it is valid, and its uniforms are laid out as the host writes
 //! them.
 
-use naga::valid::{Capabilities, ValidationFlags, Validator};
+use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 
 fn parsed(source: &str) -> naga::Module {
     naga::front::wgsl::parse_str(source).unwrap_or_else(|e| panic!("{}\n{source}", e.emit_to_string(source)))
@@ -10,7 +10,9 @@ fn parsed(source: &str) -> naga::Module {
 #[test]
 fn shaders_are_valid() {
     for (name, source) in ocelli_gpu::shader_sources() {
-        let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16);
+        let capabilities = Capabilities::SHADER_FLOAT16 | Capabilities::SUBGROUP;
+        let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+        validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
         if let Err(error) = validator.validate(&parsed(&source)) {
             panic!("{name}: {}", error.emit_to_string(&source));
         }

@@ -96,6 +96,7 @@ impl Emitter<'_> {
             Launch::new(uniforms, [uniforms.rows, uniforms.heads, 1])
         };
         let bindings = vec![queries, kv, Binding::Tensor(out)];
+        let prelude = &prelude.clone().reductions(self.device.subgroups());
         self.dispatch("attention", prelude, &[ATTENTION], bindings, Box::new(launch));
         Ok(())
     }

@@ -1,11 +1,14 @@
 //! Matrix products.
 
+use std::sync::Arc;
+
 use ocelli_plan::{Activation, BlockFormat, GatedLinear, Linear, Mlp, WeightId};
 
-use super::{Binding, Count, Dispatch, Emitter, Launch, RunShape, optional};
+use super::{Binding, Count, Dispatch, Emitter, Launch, RunShape, optional, row_groups};
 use crate::pipeline::{
-    ACTIVATION, Access, GATE, HALF, MATMUL_DIRECT, MATMUL_TILED, MATVEC, PRODUCT, Prelude, Scalar,
-    WEIGHT_BF16, WEIGHT_F32, WEIGHT_INT8, WEIGHT_Q4, WEIGHT_Q8,
+    ACTIVATION, Access, GATE, HALF, INT8, INT8_DIRECT, INT8_TILED, MATMUL_DIRECT, MATMUL_TILED, MATVEC,
+    PRODUCT, Pipeline, Prelude, QUANTIZE, Scalar, WEIGHT_BF16, WEIGHT_F32, WEIGHT_INT8, WEIGHT_Q4, WEIGHT_Q8,
+    X_VALUES,
 };
 use crate::uniforms;
 use crate::weights::MatrixFormat;
@@ -14,6 +17,9 @@ use crate::weights::MatrixFormat;
 const FEW_ROWS: u32 = 4;
 /// Memory for rows between the two products of a feed-forward.
 const HIDDEN_BYTES: usize = 32 << 20;
+
+/// The scratch buffer of the codes of quantized rows.
+const CODES: usize = 3;
 
 /// ReLU, which is no activation of a plan.
 pub(super) const RELU: u32 = 4;
@@ -159,12 +165,36 @@ impl Emitter<'_> {
     }
 
     fn scratch_rows(&mut self, span: Span, cols4: u32) -> Binding {
+        let bytes = self.most_of(span) * 4 * cols4 as usize * self.activation().size();
+        self.scratch(0, bytes)
+    }
+
+    /// Most rows that a span can have.
+    fn most_of(&self, span: Span) -> usize {
         let most = match span.rows {
             Count::Fixed(rows) => rows,
             Count::Bound => self.plan.max_rows as u32,
         };
-        let bytes = most.min(span.most) as usize * 4 * cols4 as usize * self.activation().size();
-        self.scratch(0, bytes)
+        most.min(span.most) as usize
+    }
+
+    /// The rows that a product reads, as 8-bit codes in a scratch buffer; none where that is more than can be bound.
+    fn quantized(&mut self, product: &Product) -> Option<Binding> {
+        let (x, span) = (product.x, product.span);
+        let bytes = self.most_of(span) * 4 * (x.cols4 as usize + 1);
+        if bytes as u64 > self.device.binding_bytes() {
+            return None;
+        }
+        let codes = self.scratch(CODES, bytes);
+        let prelude = Prelude::default().scalar("x", x.scalar).reductions(self.device.subgroups());
+        let launch = move |shape| {
+            let rows = span.count(shape);
+            let x_row = if span.x_moves { span.first } else { 0 };
+            let [width, height] = row_groups(rows);
+            Launch::new(uniforms::Quantize { rows, x_row, cols4: x.cols4 }, [width, height, 1])
+        };
+        self.dispatch("quantize", &prelude, &[QUANTIZE], vec![x.binding, codes], Box::new(launch));
+        Some(codes)
     }
 
     pub(super) fn product(&mut self, product: &Product) {
@@ -189,14 +219,17 @@ impl Emitter<'_> {
             MatrixFormat::Blocks(BlockFormat::Int8) => WEIGHT_INT8,
         };
         let tiled = self.device.opened().tiled;
-        let many = if tiled { ("matmul_tiled", MATMUL_TILED) } else { ("matmul_direct", MATMUL_DIRECT) };
-        let access = [[Access::Read; 6].as_slice(), &[Access::Write]].concat();
+        let integers = format == MatrixFormat::Blocks(BlockFormat::Int8) && self.device.dot();
+        let codes = if integers { self.quantized(product) } else { None };
+        let pipelines = self.product_pipelines(&prelude, weight, codes.is_some());
+        let (x, x_moves) = codes.map_or((product.x.binding, product.span.x_moves), |codes| (codes, false));
+        let k4 = product.x.cols4;
+        // A row of codes begins with its scale.
+        let x_stride = k4 + u32::from(codes.is_some());
+        let decoded = codes.is_none();
         for (at, (first_n4, n4)) in parts.into_iter().enumerate() {
-            let pipelines = [many, ("matvec", MATVEC)].map(|(name, main)| {
-                self.device.pipeline(name, &prelude, &[ACTIVATION, HALF, PRODUCT, weight, main], &access)
-            });
             let bindings = vec![
-                product.x.binding,
+                x,
                 Binding::Codes(product.weight, at),
                 Binding::Scales(product.weight, at),
                 optional(product.bias),
@@ -204,21 +237,21 @@ impl Emitter<'_> {
                 product.residual.map_or(Binding::Nothing, |residual| residual.binding),
                 product.y.binding,
             ];
-            let (span, x_stride, y_stride) = (product.span, product.x.cols4, product.y.cols4);
+            let (span, y_stride) = (product.span, product.y.cols4);
             let launch = move |shape| {
                 let rows = span.count(shape);
                 let uniforms = uniforms::Product {
                     rows,
-                    x_row: if span.x_moves { span.first } else { 0 },
+                    x_row: if x_moves { span.first } else { 0 },
                     y_row: if span.y_moves { span.first } else { 0 },
                     x_stride,
-                    k4: x_stride,
+                    k4,
                     w_stride: stride,
                     y_stride,
                     n4,
                     first_n4,
                 };
-                let few = rows <= FEW_ROWS;
+                let few = decoded && rows <= FEW_ROWS;
                 let groups = match (few, tiled) {
                     (true, _) => [n4, rows, 1],
                     (false, true) => [n4.div_ceil(16), rows.div_ceil(64), 1],
@@ -226,7 +259,25 @@ impl Emitter<'_> {
                 };
                 Launch { pipeline: usize::from(few), ..Launch::new(uniforms, groups) }
             };
-            self.push(Dispatch { pipelines: pipelines.into(), bindings, launch: Box::new(launch) });
+            self.push(Dispatch { pipelines: pipelines.clone(), bindings, launch: Box::new(launch) });
         }
+    }
+
+    /// The pipeline for many rows and the one for few; for `integers` there is one for all.
+    fn product_pipelines(&self, prelude: &Prelude, weight: &str, integers: bool) -> Vec<Arc<Pipeline>> {
+        let access = [[Access::Read; 6].as_slice(), &[Access::Write]].concat();
+        let pipeline = |name: &str, prelude: &Prelude, files: &[&str]| {
+            self.device.pipeline(name, prelude, files, &access)
+        };
+        let tiled = self.device.opened().tiled;
+        if integers {
+            let (name, main) = if tiled { ("int8_tiled", INT8_TILED) } else { ("int8_direct", INT8_DIRECT) };
+            return vec![pipeline(name, prelude, &[ACTIVATION, PRODUCT, INT8, main])];
+        }
+        let (name, many) =
+            if tiled { ("matmul_tiled", MATMUL_TILED) } else { ("matmul_direct", MATMUL_DIRECT) };
+        let files = |main| [ACTIVATION, HALF, PRODUCT, X_VALUES, weight, main];
+        let few = prelude.clone().reductions(self.device.subgroups());
+        vec![pipeline(name, prelude, &files(many)), pipeline("matvec", &few, &files(MATVEC))]
     }
 }

@@ -114,7 +114,7 @@ pub(crate) struct AngleTable {
 pub(crate) struct Steps {
     pub(crate) steps: Vec<Step>,
     /// Bytes of each scratch buffer.
-    pub(crate) scratch: [usize; 3],
+    pub(crate) scratch: [usize; 4],
     pub(crate) constants: Vec<wgpu::Buffer>,
     pub(crate) angles: Vec<AngleTable>,
 }
@@ -135,7 +135,7 @@ pub(crate) fn emit(
     plan: &Plan,
     weights: &[Arc<Weight>],
 ) -> Result<Steps, GpuError> {
-    let steps = Steps { steps: vec![], scratch: [0; 3], constants: vec![], angles: vec![] };
+    let steps = Steps { steps: vec![], scratch: [0; 4], constants: vec![], angles: vec![] };
     let mut emitter = Emitter { device, source, plan, weights, steps };
     for op in &plan.ops {
         emitter.op(op)?;

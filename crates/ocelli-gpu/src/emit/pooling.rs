@@ -9,7 +9,8 @@ use crate::uniforms;
 
 impl Emitter<'_> {
     pub(super) fn mean(&mut self, x: TensorId, out: Binding, scalar: Scalar) {
-        let prelude = Prelude::default().scalar("x", self.scalar(x)).scalar("y", scalar);
+        let types = Prelude::default().scalar("x", self.scalar(x)).scalar("y", scalar);
+        let prelude = types.reductions(self.device.subgroups());
         let (rows, cols4) = (self.rows(x), self.cols4(x));
         let launch = move |shape| Launch::new(uniforms::Mean { rows: rows.at(shape), cols4 }, [cols4, 1, 1]);
         self.dispatch("mean", &prelude, &[MEAN], vec![Binding::Tensor(x), out], Box::new(launch));

@@ -19,7 +19,8 @@ impl Emitter<'_> {
         let prelude = Prelude::default()
             .scalar("x", self.scalar(x))
             .scalar("y", self.scalar(out))
-            .flag("LAYER", bias.is_some());
+            .flag("LAYER", bias.is_some())
+            .reductions(self.device.subgroups());
         let bindings =
             vec![Binding::Tensor(x), Binding::Values(weight), optional(bias), Binding::Tensor(out)];
         let (rows, cols) = (self.rows(x), self.cols(x) as u32);

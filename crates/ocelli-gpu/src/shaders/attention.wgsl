@@ -45,8 +45,8 @@ fn main(
     var sums: array<f32, 4>;
     var most = -3.0e38;
     var total = 0.0;
+    workgroupBarrier();
     for (var start = 0u; start < visible; start += 64u) {
-        workgroupBarrier();
         let count = min(64u, visible - start);
         var score = -3.0e38;
         if index < count {
@@ -56,21 +56,13 @@ fn main(
                 score += query[d] * f32(kv[at + d]);
             }
         }
+        // Behind the barriers in here nobody reads the last block's scores any more, and then all see this one's.
+        let block_most = max(most, max_of_all(score, index));
+        score = select(0.0, exp(score - block_most), index < count);
         scores[index] = score;
-        workgroupBarrier();
-        var block_most = most;
-        for (var j = 0u; j < count; j++) {
-            block_most = max(block_most, scores[j]);
-        }
-        workgroupBarrier();
-        scores[index] = select(0.0, exp(score - block_most), index < count);
-        workgroupBarrier();
         let factor = exp(most - block_most);
         most = block_most;
-        total *= factor;
-        for (var j = 0u; j < count; j++) {
-            total += scores[j];
-        }
+        total = total * factor + sum_of_all(score, index);
         for (var i = 0u; i < 4u; i++) {
             let d = index + 64u * i;
             if d >= dim {

@@ -1,7 +1,5 @@
 // y = x W^T for few rows: a workgroup shares the depth of four columns of one row.
 
-var<workgroup> partial: array<vec4<f32>, 64>;
-
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -19,14 +17,8 @@ fn main(
         let w3 = weight(first + 3u, k4);
         sum += vec4(dot(v, w0), dot(v, w1), dot(v, w2), dot(v, w3));
     }
-    partial[index] = sum;
-    for (var half = 32u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if index < half {
-            partial[index] += partial[index + half];
-        }
-    }
+    let whole = sum_in_first(sum, index);
     if index == 0u {
-        finish(row, n4, partial[0]);
+        finish(row, n4, whole);
     }
 }

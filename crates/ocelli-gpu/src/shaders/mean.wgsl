@@ -9,8 +9,6 @@ struct Mean {
 @group(0) @binding(1) var<storage, read> x: array<vec4<x_t>>;
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<y_t>>;
 
-var<workgroup> partial: array<vec4<f32>, 64>;
-
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -20,14 +18,8 @@ fn main(
     for (var row = index; row < params.rows; row += 64u) {
         sum += vec4<f32>(x[row * params.cols4 + group.x]);
     }
-    partial[index] = sum;
-    for (var half = 32u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if index < half {
-            partial[index] += partial[index + half];
-        }
-    }
+    let whole = sum_in_first(sum, index);
     if index == 0u {
-        y[group.x] = to_y(partial[0] / f32(params.rows));
+        y[group.x] = to_y(whole / f32(params.rows));
     }
 }

@@ -12,22 +12,6 @@ struct Norm {
 @group(0) @binding(3) var<storage, read> norm_bias: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<y_t>>;
 
-var<workgroup> partial: array<f32, 64>;
-
-fn sum_of_all(value: f32, index: u32) -> f32 {
-    partial[index] = value;
-    for (var half = 32u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if index < half {
-            partial[index] += partial[index + half];
-        }
-    }
-    workgroupBarrier();
-    let sum = partial[0];
-    workgroupBarrier();
-    return sum;
-}
-
 // Which of the four columns are columns of the tensor.
 fn mask(column: u32) -> vec4<f32> {
     return select(vec4(0.0), vec4(1.0), vec4(4u * column) + vec4(0u, 1u, 2u, 3u) < vec4(params.cols));

@@ -17,15 +17,10 @@ struct Product {
 }
 
 @group(0) @binding(0) var<uniform> params: Product;
-@group(0) @binding(1) var<storage, read> x: array<vec4<x_t>>;
 @group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> layer_scale: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read> residual: array<vec4<r_t>>;
 @group(0) @binding(7) var<storage, read_write> y: array<vec4<y_t>>;
-
-fn x_at(row: u32, k4: u32) -> vec4<f32> {
-    return vec4<f32>(x[(params.x_row + row) * params.x_stride + k4]);
-}
 
 fn finish(row: u32, n4: u32, sum: vec4<f32>) {
     let column = params.first_n4 + n4;
