@@ -1,9 +1,10 @@
 //! Which device the arguments mean.
 
-use ocelli::{AdapterChoice, DeviceChoice};
+use ocelli::{AdapterChoice, AdapterSummary, DeviceChoice};
 use serde_json::{Value, json};
 
 use crate::args::Device;
+use crate::message::size;
 
 /// A part of the name of the GPU to use, such as `intel`. Software that only emulates one has to be named.
 pub const GPU_VARIABLE: &str = "OCELLI_GPU";
@@ -27,18 +28,73 @@ pub fn tell(note: Option<&str>) {
     }
 }
 
-/// Every adapter of this machine, for `doctor`.
-pub fn adapters() -> Value {
-    let adapters = ocelli::adapters().into_iter().map(|adapter| {
-        json!({
-            "name": adapter.name,
-            "backend": adapter.backend,
-            "kind": adapter.kind,
-            "driver": adapter.driver,
-            "f16": adapter.f16,
-            "subgroups": adapter.subgroups,
-            "max_binding_bytes": adapter.max_binding_bytes,
-        })
-    });
-    adapters.collect()
+/// What is known of a GPU, for `doctor --json`.
+pub fn fields(gpu: &AdapterSummary) -> Value {
+    json!({
+        "name": gpu.name,
+        "backend": gpu.backend,
+        "kind": gpu.kind,
+        "driver": gpu.driver,
+        "f16": gpu.f16,
+        "subgroups": gpu.subgroups,
+        "subgroup_sizes": gpu.subgroup_sizes,
+        "dot": gpu.dot,
+        "max_binding_bytes": gpu.max_binding_bytes,
+        "max_buffer_bytes": gpu.max_buffer_bytes,
+    })
+}
+
+/// The same in a line.
+pub fn line(gpu: &AdapterSummary) -> String {
+    let kind = match gpu.kind {
+        "software" => "no GPU, but software that emulates one",
+        "other" => "of unknown kind",
+        kind => kind,
+    };
+    let has = |has: bool, what: &str| format!("{}{what}", if has { "" } else { "no " });
+    let [least, most] = gpu.subgroup_sizes;
+    let subgroups = match (gpu.subgroups, least == most) {
+        (false, _) => "no subgroups".to_owned(),
+        (true, true) => format!("subgroups of {least}"),
+        (true, false) => format!("subgroups of {least} to {most}"),
+    };
+    let memory =
+        format!("buffers of {}, {} bound at once", size(gpu.max_buffer_bytes), size(gpu.max_binding_bytes));
+    let parts = [
+        gpu.backend.clone(),
+        kind.to_owned(),
+        gpu.driver.clone(),
+        memory,
+        has(gpu.f16, "f16"),
+        subgroups,
+        has(gpu.dot, "8-bit dot products"),
+    ];
+    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    format!("{}: {}", gpu.name, parts.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_a_gpu_has_and_lacks() {
+        let gpu = AdapterSummary {
+            name: "Big (TM) One, rev 2".into(),
+            backend: "vulkan".into(),
+            kind: "discrete",
+            driver: String::new(),
+            f16: true,
+            subgroups: true,
+            subgroup_sizes: [32, 64],
+            dot: false,
+            max_binding_bytes: 128 << 20,
+            max_buffer_bytes: 1 << 30,
+        };
+        let text = line(&gpu);
+        assert!(text.starts_with("Big (TM) One, rev 2: vulkan; discrete; buffers of "), "{text}");
+        assert!(text.ends_with("; f16; subgroups of 32 to 64; no 8-bit dot products"), "{text}");
+        let text = line(&AdapterSummary { subgroups: false, f16: false, ..gpu });
+        assert!(text.contains("; no f16; no subgroups; "), "{text}");
+    }
 }

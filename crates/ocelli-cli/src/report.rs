@@ -88,6 +88,7 @@ pub fn inspect(model: &str, vision: Option<&Path>, as_json: bool) -> anyhow::Res
 pub fn doctor(as_json: bool) -> anyhow::Result<bool> {
     let kernels = Isa::detect()?;
     let (processor, features) = processor();
+    let gpus = ocelli::adapters();
     let report = [
         ("version", json!(env!("CARGO_PKG_VERSION"))),
         ("system", json!(format!("{} {}", std::env::consts::OS, std::env::consts::ARCH))),
@@ -102,7 +103,12 @@ pub fn doctor(as_json: bool) -> anyhow::Result<bool> {
         ("threads", json!(available_threads())),
         ("dtype", json!("bf16")),
         ("device", json!("cpu")),
-        ("gpus", device::adapters()),
+        (
+            "gpus",
+            gpus.iter()
+                .map(|gpu| if as_json { device::fields(gpu) } else { device::line(gpu).into() })
+                .collect(),
+        ),
     ];
     print(&report, as_json)
 }
@@ -160,6 +166,10 @@ fn write_text(name: &str, value: &Value, indent: usize, out: &mut String) {
     if let Value::Object(fields) = value {
         *out += "\n";
         fields.iter().for_each(|(name, value)| write_text(name, value, indent + 2, out));
+    } else if let ("gpus", Some(lines)) = (name, value.as_array().filter(|gpus| !gpus.is_empty())) {
+        // Their names have commas: a line each.
+        *out += "\n";
+        lines.iter().for_each(|line| *out += &format!("{:1$}{2}\n", "", indent + 2, shown("", line)));
     } else {
         *out += &format!(" {}\n", shown(name, value));
     }

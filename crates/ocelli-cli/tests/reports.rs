@@ -115,6 +115,17 @@ fn doctor_tells_what_would_be_used() {
     assert_eq!(fields(report), names);
     assert_eq!(report["home"], json!(home.path()));
     assert!(report["threads"].as_u64() >= Some(1));
+    let text = run(home.path(), &["doctor"]);
+    assert_exit(&text, 0);
+    let text = String::from_utf8(text.stdout).expect("text");
+    for gpu in report["gpus"].as_array().expect("a list") {
+        let line = format!(
+            "\n  {}: {}; ",
+            gpu["name"].as_str().expect("name"),
+            gpu["backend"].as_str().expect("backend")
+        );
+        assert!(text.contains(&line) && !text.contains('{'), "{text}");
+    }
     let forced = ocelli(home.path()).args(["doctor", "--json"]).env("OCELLI_ISA", "scalar").output();
     assert_eq!(json_lines(&forced.expect("ocelli runs"))[0]["kernels"], "scalar");
     let wrong = ocelli(home.path()).args(["doctor"]).env("OCELLI_ISA", "abacus").output();
