@@ -286,7 +286,7 @@ pub fn trace(
     } else {
         let session = Session::new(model, generate)?;
         let request = session.ask(prompt, vec![session.open(image)?]);
-        let engine = [session.model.device_name(), session.model.kernels()].map(str::to_owned);
+        let engine = [session.model.device_name().to_owned(), session.model.kernels()];
         (session.model.trace(&request)?, engine, session.name)
     };
     let bytes: Vec<Vec<u8>> =

@@ -51,7 +51,7 @@ pub fn load_named(
     let device = device::choice(device);
     let options = ClipOptions { dtype, device, threads, isa: None, tokenizer, packed_dir: packed() };
     let model = MobileClip::load(&path, &options)?;
-    device::tell(model.device_note());
+    device::tell(model.device_note().as_deref());
     Ok(model)
 }
 
@@ -143,7 +143,7 @@ pub fn trace(args: &ClipArgs, image: &Path, text: &str) -> anyhow::Result<(Vec<S
     if model.config().text.is_some() {
         stages.extend(model.trace_text(text)?);
     }
-    Ok((stages, [model.device_name(), model.kernels()].map(str::to_owned)))
+    Ok((stages, [model.device_name().to_owned(), model.kernels()]))
 }
 
 /// Say on stderr what went wrong with one file.

@@ -40,7 +40,7 @@ pub fn load(args: &ModelArgs) -> anyhow::Result<(FastVlm, PathBuf, f64)> {
     let options =
         LoadOptions { vision, dtype, quant, device, threads, packed_dir: packed(), ..LoadOptions::default() };
     let model = FastVlm::load(&dir, &options)?;
-    device::tell(model.device_note());
+    device::tell(model.device_note().as_deref());
     Ok((model, dir, start.elapsed().as_secs_f64() * 1e3))
 }
 

@@ -10,6 +10,7 @@ use ocelli_plan::{DType, Plan, RunError, TensorId, WeightSource};
 
 use crate::Error;
 use crate::packed::PackedCache;
+use crate::sampler::argmax;
 use crate::self_test::self_test;
 
 /// Where networks run.
@@ -74,8 +75,11 @@ impl Engine {
     ) -> Result<(Self, Option<String>), Error> {
         let mut note = None;
         if let DeviceChoice::Gpu(adapter) = &options.device {
-            let wanted =
-                GpuOptions { adapter: adapter.clone(), f16: options.dtype == DType::Bf16, tiled: None };
+            let wanted = GpuOptions {
+                adapter: adapter.clone(),
+                f16: options.dtype == DType::Bf16,
+                ..GpuOptions::default()
+            };
             let device = GpuDevice::open(&wanted).await?;
             let wrong = match self_test(&device, options.dtype).await {
                 Ok(None) => return Ok((Self::gpu(device, source, options.dtype), None)),
@@ -124,6 +128,21 @@ impl Engine {
         match self {
             Engine::Cpu(_) => Cache::Cpu(KvCache::new(layers, kv_heads, head_dim)),
             Engine::Gpu(weights) => Cache::Gpu(GpuKvCache::new(weights.device(), layers, kv_heads, head_dim)),
+        }
+    }
+
+    /// What happened to the device, if it can be used no more.
+    pub(crate) fn failure(&self) -> Option<String> {
+        match self {
+            Engine::Cpu(_) => None,
+            Engine::Gpu(weights) => weights.device().failure(),
+        }
+    }
+
+    /// End a GPU's device, as a driver does that is reset.
+    pub(crate) fn lose(&self) {
+        if let Engine::Gpu(weights) = self {
+            weights.device().destroy();
         }
     }
 
@@ -247,6 +266,15 @@ impl Prepared {
         match (self, arena) {
             (Prepared::Cpu(plan), Arena::Cpu(arena)) => Ok(plan.read(arena, id, rows)),
             (Prepared::Gpu(plan), Arena::Gpu(arena)) => plan.read(arena, id, rows).await,
+            _ => unreachable!("{MIXED}"),
+        }
+    }
+
+    /// Index of the largest value of a tensor of one row, the first of equal ones.
+    pub(crate) async fn largest(&self, arena: &mut Arena, id: TensorId) -> Result<u32, RunError> {
+        match (self, arena) {
+            (Prepared::Cpu(plan), Arena::Cpu(arena)) => Ok(argmax(&plan.read(arena, id, 1))),
+            (Prepared::Gpu(plan), Arena::Gpu(arena)) => plan.largest(arena, id).await,
             _ => unreachable!("{MIXED}"),
         }
     }

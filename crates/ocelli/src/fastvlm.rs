@@ -27,7 +27,8 @@ use crate::memory::{MemoryPlan, available_memory_bytes};
 use crate::packed::PackedCache;
 use crate::prefix::{ImageEmbeds, Prefix, Slot};
 use crate::request::{Image, ImageOptions, Request};
-use crate::sampler::Sampler;
+use crate::running::{Runner, Running, is_lost};
+use crate::sampler::{Next, Sampler};
 
 /// Positions that go through the language model at a time: bounds the memory of long prompts.
 pub(crate) const PREFILL_CHUNK: usize = 256;
@@ -79,16 +80,20 @@ impl Default for LoadOptions {
 /// A loaded model. Answers take `&self`; what one answer leaves in the caches serves the next.
 pub struct FastVlm {
     pub(crate) config: FastVlmConfig,
-    pub(crate) engine: Engine,
-    device_note: Option<String>,
+    pub(crate) runner: Runner<Networks>,
+    packed: Option<PackedCache>,
     pub(crate) source: Arc<dyn WeightSource>,
     int8_vision: bool,
     tokenizer: Arc<Qwen2Tokenizer>,
     template: Template,
     stop_ids: Vec<u32>,
+    pub(crate) embeds: Mutex<ImageEmbeds>,
+}
+
+/// The networks on a device, and the keys and values of the last prompt.
+pub(crate) struct Networks {
     pub(crate) language: Stage,
     pub(crate) vision: Mutex<HashMap<usize, Arc<Stage>>>,
-    pub(crate) embeds: Mutex<ImageEmbeds>,
     pub(crate) prefix: Mutex<Option<Prefix>>,
 }
 
@@ -181,7 +186,6 @@ impl FastVlm {
         }
         let (device, isa) = (options.device.clone(), options.isa);
         let wanted = EngineOptions { device, dtype: options.dtype, threads: options.threads, isa };
-        let (engine, device_note) = Engine::open(&wanted, Arc::clone(&source)).await?;
         let packed = options.packed_dir.as_deref().map(|packed| {
             PackedCache::new(
                 packed,
@@ -190,30 +194,35 @@ impl FastVlm {
                 quant_name(source.block_format(FIRST_MATRIX), int8_vision),
             )
         });
-        engine.open_packed(packed.as_ref());
-        let vision = vision_plan(&*source, config.image_size, false)?;
-        let language = qwen2(&*source, &shape(&config), PREFILL_CHUNK, LogitRows::Last)?;
-        let vision = Arc::new(Stage::new(engine.prepare(vision)?));
-        let language = Stage::new(engine.prepare(language)?);
-        engine.save_packed(packed.as_ref());
+        let prepare = |engine: &Engine| networks(engine, &*source, &config, packed.as_ref());
+        let runner = Runner::open(wanted, Arc::clone(&source), prepare).await?;
         let template = match config.family {
             Family::Native => Template::Native,
             _ => Template::Apple,
         };
         Ok(Self {
-            vision: Mutex::new(HashMap::from([(config.image_size, vision)])),
             embeds: Mutex::default(),
-            prefix: Mutex::new(None),
             config,
-            engine,
-            device_note,
+            runner,
+            packed,
             source,
             int8_vision,
             tokenizer,
             template,
             stop_ids,
-            language,
         })
+    }
+
+    /// What the next answer runs on; see [`Runner::ready`].
+    pub(crate) async fn ready(&self) -> Result<Arc<Running<Networks>>, Error> {
+        let prepare = |engine: &Engine| networks(engine, &*self.source, &self.config, self.packed.as_ref());
+        self.runner.ready(prepare).await
+    }
+
+    /// End the GPU's device, as a driver does that is reset; the next answer opens it again. For tests of programs that
+    /// run for long. Does nothing on the CPU.
+    pub fn lose_device(&self) {
+        self.runner.current().engine.lose();
     }
 
     /// Sizes and constants of the checkpoint.
@@ -222,23 +231,23 @@ impl FastVlm {
     }
 
     /// Name of the instruction set that runs, or of the GPU.
-    pub fn kernels(&self) -> &str {
-        self.engine.kernels()
+    pub fn kernels(&self) -> String {
+        self.runner.current().engine.kernels().to_owned()
     }
 
     /// Why another device is used than was asked for, if so.
-    pub fn device_note(&self) -> Option<&str> {
-        self.device_note.as_deref()
+    pub fn device_note(&self) -> Option<String> {
+        self.runner.current().note()
     }
 
     /// `cpu` or `gpu`.
     pub fn device_name(&self) -> &'static str {
-        self.engine.device_name()
+        self.runner.current().engine.device_name()
     }
 
     /// The compute type.
     pub fn dtype(&self) -> DType {
-        self.engine.dtype()
+        self.runner.current().engine.dtype()
     }
 
     /// The blocks that the layers of the language model are stored in, if it is quantized.
@@ -258,12 +267,12 @@ impl FastVlm {
 
     /// Bytes of the packed weights.
     pub fn weight_bytes(&self) -> usize {
-        self.engine.bytes()
+        self.runner.current().engine.bytes()
     }
 
     /// Threads in use.
     pub fn threads(&self) -> usize {
-        self.engine.threads()
+        self.runner.current().engine.threads()
     }
 
     /// Read a picture from a file with default options.
@@ -350,9 +359,19 @@ impl FastVlm {
         request.sampling.check()?;
         let stops = StopMatcher::new(request.stop.clone())?;
         let slots = self.slots(request)?;
-        let mut generation = Generation::new(self, request, slots, stops);
-        match generation.run(on_text, &turn).await {
-            Ok(reason) => Ok(generation.finish(reason, on_text)),
+        let mut generation =
+            Generation::new(self, self.ready().await?, request, slots.clone(), stops.clone());
+        let mut result = generation.run(on_text, &turn).await;
+        if is_lost(&result) && generation.ids.is_empty() {
+            // Nothing was said yet: nobody need know.
+            generation = Generation::new(self, self.ready().await?, request, slots, stops);
+            result = generation.run(on_text, &turn).await;
+        }
+        match result {
+            Ok(reason) => {
+                generation.running.is_proven();
+                Ok(generation.finish(reason, on_text))
+            }
             Err(Error::Run(RunError::Cancelled)) => Ok(generation.finish(FinishReason::Cancelled, on_text)),
             Err(error) => Err(error),
         }
@@ -394,8 +413,9 @@ impl FastVlm {
         if let Some(rows) = lock(&self.embeds).get(image.key) {
             return Ok((rows, false));
         }
-        let stage = self.vision_stage(image.resolution)?;
-        let rows = stage
+        let running = self.ready().await?;
+        let rows = self
+            .vision_stage(&running, image.resolution)?
             .with_arena(async |plan, arena| {
                 let (input, output) = (named(plan, "pixel_values"), named(plan, "projected"));
                 plan.write(arena, input, &image.pixel_values);
@@ -407,13 +427,18 @@ impl FastVlm {
         Ok((rows, true))
     }
 
-    pub(crate) fn vision_stage(&self, resolution: usize) -> Result<Arc<Stage>, Error> {
-        if let Some(stage) = lock(&self.vision).get(&resolution) {
+    pub(crate) fn vision_stage(
+        &self,
+        running: &Running<Networks>,
+        resolution: usize,
+    ) -> Result<Arc<Stage>, Error> {
+        let vision = &running.networks.vision;
+        if let Some(stage) = lock(vision).get(&resolution) {
             return Ok(Arc::clone(stage));
         }
         let plan = vision_plan(&*self.source, resolution, false)?;
-        let stage = Arc::new(Stage::new(self.engine.prepare(plan)?));
-        lock(&self.vision).insert(resolution, Arc::clone(&stage));
+        let stage = Arc::new(Stage::new(running.engine.prepare(plan)?));
+        lock(vision).insert(resolution, Arc::clone(&stage));
         Ok(stage)
     }
 
@@ -442,11 +467,11 @@ impl FastVlm {
     }
 
     /// Take the cache of the last answer as far as it fits, or an empty one.
-    fn take_prefix(&self, slots: &[Slot]) -> (Prefix, usize) {
+    fn take_prefix(&self, running: &Running<Networks>, slots: &[Slot]) -> (Prefix, usize) {
         let config = &self.config;
-        let mut prefix = lock(&self.prefix).take().unwrap_or_else(|| Prefix {
+        let mut prefix = lock(&running.networks.prefix).take().unwrap_or_else(|| Prefix {
             slots: vec![],
-            cache: self.engine.new_cache(config.num_layers, config.num_kv_heads, config.head_dim),
+            cache: running.engine.new_cache(config.num_layers, config.num_kv_heads, config.head_dim),
         });
         let shared = prefix.shared(slots);
         prefix.slots.truncate(shared);
@@ -458,6 +483,7 @@ impl FastVlm {
 /// One answer in the making.
 struct Generation<'a> {
     model: &'a FastVlm,
+    running: Arc<Running<Networks>>,
     request: &'a Request,
     slots: Vec<Slot>,
     sampler: Sampler,
@@ -473,12 +499,19 @@ struct Generation<'a> {
 }
 
 impl<'a> Generation<'a> {
-    fn new(model: &'a FastVlm, request: &'a Request, slots: Vec<Slot>, stops: StopMatcher) -> Self {
+    fn new(
+        model: &'a FastVlm,
+        running: Arc<Running<Networks>>,
+        request: &'a Request,
+        slots: Vec<Slot>,
+        stops: StopMatcher,
+    ) -> Self {
         let image_tokens = slots.iter().filter(|s| matches!(s, Slot::Image { .. })).count();
         let usage = Usage { prompt_tokens: slots.len(), image_tokens, ..Usage::default() };
         let preprocess_ms = request.images.iter().map(|i| i.preprocess_ms).sum();
         Self {
             model,
+            running,
             request,
             slots,
             sampler: Sampler::new(&request.sampling),
@@ -502,14 +535,14 @@ impl<'a> Generation<'a> {
         let cancel = self.request.cancel.clone();
         let stop = move || cancel.is_cancelled();
         let slots = std::mem::take(&mut self.slots);
-        let (mut prefix, shared) = self.model.take_prefix(&slots);
+        let (mut prefix, shared) = self.model.take_prefix(&self.running, &slots);
         self.usage.cached_tokens = shared;
         let result = self.run_with(&slots, &mut prefix, &stop, on_text, turn).await;
         // A cancelled chunk leaves layers of unequal length: keep only what all of them have.
         let whole = prefix.cache.len();
         prefix.cache.truncate(whole);
         prefix.slots.truncate(whole);
-        *lock(&self.model.prefix) = Some(prefix);
+        *lock(&self.running.networks.prefix) = Some(prefix);
         result
     }
 
@@ -525,7 +558,7 @@ impl<'a> Generation<'a> {
         let most = self.model.config.max_positions.min(slots.len() + self.request.max_tokens);
         prefix.cache.reserve(most);
         let start = Instant::now();
-        let mut logits = self.prefill(&slots[prefix.slots.len()..], &images, prefix, stop).await?;
+        let mut next = self.prefill(&slots[prefix.slots.len()..], &images, prefix, stop).await?;
         self.timings.prefill_ms = ms_since(start);
         let decode = Instant::now();
         let reason = loop {
@@ -536,7 +569,7 @@ impl<'a> Generation<'a> {
             if stop() {
                 return Err(RunError::Cancelled.into());
             }
-            let id = self.sampler.sample(&mut logits, &self.ids);
+            let id = self.sampler.choose(next, &self.ids);
             let known_ms = ms_since(self.start) + self.timings.preprocess_ms;
             if self.timings.ttft_ms == 0.0 {
                 self.timings.ttft_ms = known_ms;
@@ -552,9 +585,10 @@ impl<'a> Generation<'a> {
             if prefix.cache.len() >= self.model.config.max_positions {
                 break FinishReason::Length;
             }
-            if self.ids.len() < self.request.max_tokens {
-                logits = self.prefill(&[Slot::Token(id)], &images, prefix, stop).await?;
+            if self.ids.len() >= self.request.max_tokens {
+                break FinishReason::Length;
             }
+            next = self.prefill(&[Slot::Token(id)], &images, prefix, stop).await?;
         };
         if self.ids.len() > 1 {
             self.timings.decode_ms_per_token = ms_since(decode) / (self.ids.len() - 1) as f64;
@@ -586,30 +620,37 @@ impl<'a> Generation<'a> {
         Ok(embeds)
     }
 
-    /// Append positions to the cache chunk by chunk; returns the logits of the last one.
+    /// Append positions to the cache chunk by chunk; returns what the last one says of the next token.
     async fn prefill(
         &self,
         slots: &[Slot],
         images: &HashMap<u64, Arc<Vec<f32>>>,
         prefix: &mut Prefix,
         stop: &dyn Fn() -> bool,
-    ) -> Result<Vec<f32>, Error> {
-        let mut logits = vec![];
+    ) -> Result<Next, Error> {
+        let likeliest = self.sampler.takes_the_likeliest();
+        let mut next = Next::Logits(vec![]);
         for chunk in slots.chunks(PREFILL_CHUNK) {
             let embeds = self.model.splice(chunk, images)?;
             let cache = &mut prefix.cache;
-            logits = self
-                .model
+            next = self
+                .running
+                .networks
                 .language
                 .with_arena(async |plan, arena| {
                     plan.write(arena, named(plan, "inputs_embeds"), &embeds);
                     plan.run(arena, chunk.len(), Some(cache), stop)?;
-                    Ok::<_, Error>(plan.read(arena, named(plan, "logits"), chunk.len()).await?)
+                    let logits = named(plan, "logits");
+                    Ok::<_, Error>(if likeliest {
+                        Next::Likeliest(plan.largest(arena, logits).await?)
+                    } else {
+                        Next::Logits(plan.read(arena, logits, chunk.len()).await?)
+                    })
                 })
                 .await?;
             prefix.slots.extend_from_slice(chunk);
         }
-        Ok(logits)
+        Ok(next)
     }
 
     /// Hand out the text of one more token; true when a stop text ended the answer.
@@ -651,6 +692,23 @@ impl<'a> Generation<'a> {
             token_ms: self.token_ms,
         }
     }
+}
+
+/// The networks at the checkpoint's own resolution.
+fn networks(
+    engine: &Engine,
+    source: &dyn WeightSource,
+    config: &FastVlmConfig,
+    packed: Option<&PackedCache>,
+) -> Result<Networks, Error> {
+    engine.open_packed(packed);
+    let vision = vision_plan(source, config.image_size, false)?;
+    let language = qwen2(source, &shape(config), PREFILL_CHUNK, LogitRows::Last)?;
+    let vision = Arc::new(Stage::new(engine.prepare(vision)?));
+    let language = Stage::new(engine.prepare(language)?);
+    engine.save_packed(packed);
+    let vision = Mutex::new(HashMap::from([(config.image_size, vision)]));
+    Ok(Networks { language, vision, prefix: Mutex::new(None) })
 }
 
 #[cfg(feature = "decoders")]

@@ -27,6 +27,7 @@ mod packed;
 mod prefix;
 mod profile;
 mod request;
+mod running;
 mod sampler;
 mod self_test;
 mod trace;

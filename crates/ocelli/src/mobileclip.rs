@@ -19,6 +19,7 @@ use crate::engine::{DeviceChoice, Engine, EngineOptions};
 use crate::fastvlm::{Stage as Prepared, lock, ms_since, named};
 use crate::folder::small_files;
 use crate::packed::PackedCache;
+use crate::running::{Runner, Running, is_lost};
 use crate::trace::{Stage, planar};
 
 /// Text that tells two vocabularies apart by its tokens.
@@ -60,8 +61,7 @@ pub struct MobileClip {
     config: ClipConfig,
     fingerprint: u64,
     preprocess: ClipPreprocess,
-    pub(crate) engine: Engine,
-    device_note: Option<String>,
+    pub(crate) runner: Runner<Towers>,
     packed: Option<PackedCache>,
     source: Arc<dyn WeightSource>,
     /// Names of the text tower's tensors, in order.
@@ -69,6 +69,11 @@ pub struct MobileClip {
     /// Where the vocabulary comes from.
     vocabulary: Option<Arc<dyn Folder>>,
     tokenizer: Mutex<Option<Arc<ClipTokenizer>>>,
+}
+
+/// The towers on a device, as far as they were needed.
+#[derive(Default)]
+pub(crate) struct Towers {
     image: Mutex<Option<Arc<Tower>>>,
     text: Mutex<Option<Arc<Tower>>>,
 }
@@ -134,11 +139,11 @@ impl MobileClip {
         let text_tensors = tensors.filter(|name| name.starts_with("text.")).map(str::to_owned).collect();
         let (device, isa) = (options.device.clone(), options.isa);
         let wanted = EngineOptions { device, dtype: options.dtype, threads: options.threads, isa };
-        let (engine, device_note) = Engine::open(&wanted, Arc::clone(&source)).await?;
         let packed = options.packed_dir.as_deref().map(|packed| {
             PackedCache::new(packed, (checkpoint.fingerprint(), checkpoint.state()), options.dtype, None)
         });
-        engine.open_packed(packed.as_ref());
+        let runner =
+            Runner::open(wanted, Arc::clone(&source), |engine| towers(engine, packed.as_ref())).await?;
         let image = &checkpoint.config.image;
         let preprocess = ClipPreprocess {
             size: image.size,
@@ -154,16 +159,37 @@ impl MobileClip {
             fingerprint: checkpoint.fingerprint(),
             config: checkpoint.config,
             preprocess,
-            engine,
-            device_note,
+            runner,
             packed,
             source,
             text_tensors,
             vocabulary,
             tokenizer: Mutex::default(),
-            image: Mutex::default(),
-            text: Mutex::default(),
         })
+    }
+
+    /// Do some work; again where the device is lost in it.
+    async fn on_device<R>(
+        &self,
+        work: impl AsyncFn(&Running<Towers>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let ready = async || self.runner.ready(|engine| towers(engine, self.packed.as_ref())).await;
+        let mut running = ready().await?;
+        let mut result = work(&running).await;
+        if is_lost(&result) {
+            running = ready().await?;
+            result = work(&running).await;
+        }
+        if result.is_ok() {
+            running.is_proven();
+        }
+        result
+    }
+
+    /// End the GPU's device, as a driver does that is reset; what is asked next opens it again. For tests of programs
+    /// that run for long. Does nothing on the CPU.
+    pub fn lose_device(&self) {
+        self.runner.current().engine.lose();
     }
 
     /// Sizes and constants of the checkpoint.
@@ -182,23 +208,23 @@ impl MobileClip {
     }
 
     /// Name of the instruction set that runs, or of the GPU.
-    pub fn kernels(&self) -> &str {
-        self.engine.kernels()
+    pub fn kernels(&self) -> String {
+        self.runner.current().engine.kernels().to_owned()
     }
 
     /// `cpu` or `gpu`.
     pub fn device_name(&self) -> &'static str {
-        self.engine.device_name()
+        self.runner.current().engine.device_name()
     }
 
     /// Why another device is used than was asked for, if so.
-    pub fn device_note(&self) -> Option<&str> {
-        self.device_note.as_deref()
+    pub fn device_note(&self) -> Option<String> {
+        self.runner.current().note()
     }
 
     /// The compute type of the towers.
     pub fn dtype(&self) -> DType {
-        self.engine.dtype()
+        self.runner.current().engine.dtype()
     }
 
     /// A name of the text tower by its content, 16 hexadecimal digits: towers of the same name give the same
@@ -260,12 +286,15 @@ impl MobileClip {
     /// # Errors
     /// As for [`Self::embed_images`].
     pub async fn embed_images_async(&self, images: &[ClipImage]) -> Result<Vec<Vec<f32>>, Error> {
-        let tower = self.image_tower()?;
-        let mut embeddings = Vec::with_capacity(images.len());
-        for image in images {
-            embeddings.push(normalised(self.run_image(&tower, image).await?));
-        }
-        Ok(embeddings)
+        self.on_device(async |running| {
+            let tower = self.image_tower(running)?;
+            let mut embeddings = Vec::with_capacity(images.len());
+            for image in images {
+                embeddings.push(normalised(self.run_image(&tower, image).await?));
+            }
+            Ok(embeddings)
+        })
+        .await
     }
 
     /// Embeddings of texts, `embed_dim` values of length 1 each.
@@ -281,13 +310,16 @@ impl MobileClip {
     /// # Errors
     /// As for [`Self::embed_texts`].
     pub async fn embed_texts_async(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, Error> {
-        let (tower, tokenizer) = (self.text_tower()?, self.tokenizer()?);
-        let context = self.text_shape()?.context_length;
-        let mut embeddings = Vec::with_capacity(texts.len());
-        for text in texts {
-            embeddings.push(normalised(self.run_text(&tower, &tokenizer.encode(text, context)).await?));
-        }
-        Ok(embeddings)
+        self.on_device(async |running| {
+            let (tower, tokenizer) = (self.text_tower(running)?, self.tokenizer()?);
+            let context = self.text_shape()?.context_length;
+            let mut embeddings = Vec::with_capacity(texts.len());
+            for text in texts {
+                embeddings.push(normalised(self.run_text(&tower, &tokenizer.encode(text, context)).await?));
+            }
+            Ok(embeddings)
+        })
+        .await
     }
 
     /// One embedding for a label: the normalised mean over the templates, in which `{}` is the label. Without
@@ -314,8 +346,8 @@ impl MobileClip {
     /// # Errors
     /// When a weight cannot be read.
     pub fn zero_shot(&self, image: &ClipImage, labels: &[Vec<f32>]) -> Result<Vec<LabelScore>, Error> {
-        let embedding = normalised(block_on(self.run_image(&*self.image_tower()?, image))?);
-        Ok(self.rank(&embedding, labels))
+        let embeddings = self.embed_images(std::slice::from_ref(image))?;
+        Ok(self.rank(&embeddings[0], labels))
     }
 
     /// The labels in order of probability for an embedding of length 1.
@@ -340,7 +372,8 @@ impl MobileClip {
     /// # Errors
     /// When a weight cannot be read.
     pub fn trace_image(&self, image: &ClipImage) -> Result<Vec<Stage>, Error> {
-        let plan = self.engine.prepare(self.image_plan(true)?)?;
+        let running = self.runner.current();
+        let plan = running.engine.prepare(self.image_plan(true)?)?;
         let mut arena = plan.new_arena();
         plan.write(&mut arena, named(&plan, "pixel_values"), &image.pixel_values);
         plan.run(&mut arena, 1, None, &|| false)?;
@@ -355,7 +388,7 @@ impl MobileClip {
                 Stage { name: tensor.name.clone(), shape: vec![rows, tensor.cols], values }
             });
         }
-        let features = block_on(self.run_image(&*self.image_tower()?, image))?;
+        let features = block_on(self.run_image(&*self.image_tower(&running)?, image))?;
         stages.push(Stage { name: "image_features".into(), shape: vec![features.len()], values: features });
         Ok(stages)
     }
@@ -367,7 +400,8 @@ impl MobileClip {
     pub fn trace_text(&self, text: &str) -> Result<Vec<Stage>, Error> {
         let shape = self.text_shape()?;
         let tokens = self.tokenizer()?.encode(text, shape.context_length);
-        let plan = self.engine.prepare(clip_text(&*self.source, &shape, true)?)?;
+        let running = self.runner.current();
+        let plan = running.engine.prepare(clip_text(&*self.source, &shape, true)?)?;
         let mut arena = plan.new_arena();
         plan.write_ids(&mut arena, named(&plan, "ids"), &tokens.ids);
         plan.run(&mut arena, 1, None, &|| false)?;
@@ -378,7 +412,7 @@ impl MobileClip {
             let shape = vec![values.len() / tensor.cols, tensor.cols];
             stages.push(Stage { name: tensor.name.clone(), shape, values });
         }
-        let features = block_on(self.run_text(&*self.text_tower()?, &tokens))?;
+        let features = block_on(self.run_text(&*self.text_tower(&running)?, &tokens))?;
         stages.push(Stage { name: "text_features".into(), shape: vec![features.len()], values: features });
         Ok(stages)
     }
@@ -432,36 +466,37 @@ impl MobileClip {
 
     /// Bytes of the arenas that are kept.
     pub(crate) fn arena_bytes(&self) -> usize {
-        let towers = [&self.image, &self.text].map(|tower| lock(tower).clone());
+        let running = self.runner.current();
+        let towers = [&running.networks.image, &running.networks.text].map(|tower| lock(tower).clone());
         let stages = towers.iter().flatten().flat_map(|tower| [Some(&tower.trunk), tower.head.as_ref()]);
         stages.flatten().map(Prepared::arena_bytes).sum()
     }
 
-    pub(crate) fn image_tower(&self) -> Result<Arc<Tower>, Error> {
-        let mut kept = lock(&self.image);
+    pub(crate) fn image_tower(&self, running: &Running<Towers>) -> Result<Arc<Tower>, Error> {
+        let mut kept = lock(&running.networks.image);
         if let Some(tower) = &*kept {
             return Ok(Arc::clone(tower));
         }
         let head = matches!(self.config.tower, ClipTower::Vit { .. });
-        let tower = self.prepare(self.image_plan(false)?, head.then_some("vision"))?;
+        let tower = self.prepare(&running.engine, self.image_plan(false)?, head.then_some("vision"))?;
         Ok(Arc::clone(kept.insert(Arc::new(tower))))
     }
 
-    pub(crate) fn text_tower(&self) -> Result<Arc<Tower>, Error> {
-        let mut kept = lock(&self.text);
+    pub(crate) fn text_tower(&self, running: &Running<Towers>) -> Result<Arc<Tower>, Error> {
+        let mut kept = lock(&running.networks.text);
         if let Some(tower) = &*kept {
             return Ok(Arc::clone(tower));
         }
         let plan = clip_text(&*self.source, &self.text_shape()?, false)?;
-        let tower = self.prepare(plan, Some("text"))?;
+        let tower = self.prepare(&running.engine, plan, Some("text"))?;
         Ok(Arc::clone(kept.insert(Arc::new(tower))))
     }
 
-    fn prepare(&self, trunk: Plan, head: Option<&str>) -> Result<Tower, Error> {
+    fn prepare(&self, engine: &Engine, trunk: Plan, head: Option<&str>) -> Result<Tower, Error> {
         let head = head.map(|tower| token_head(&*self.source, tower)).transpose()?;
-        let head = head.map(|plan| self.engine.prepare(plan)).transpose()?;
-        let trunk = Prepared::new(self.engine.prepare(trunk)?);
-        self.engine.save_packed(self.packed.as_ref());
+        let head = head.map(|plan| engine.prepare(plan)).transpose()?;
+        let trunk = Prepared::new(engine.prepare(trunk)?);
+        engine.save_packed(self.packed.as_ref());
         Ok(Tower { trunk, head: head.map(Prepared::new) })
     }
 
@@ -511,6 +546,12 @@ impl Tower {
         })
         .await
     }
+}
+
+/// No towers yet, and what an earlier start packed of them.
+fn towers(engine: &Engine, packed: Option<&PackedCache>) -> Result<Towers, Error> {
+    engine.open_packed(packed);
+    Ok(Towers::default())
 }
 
 /// Divided by its length; a vector of zeros stays one.

@@ -42,7 +42,7 @@ impl FastVlm {
     /// arenas stay.
     pub fn forget(&self) {
         *lock(&self.embeds) = crate::prefix::ImageEmbeds::default();
-        if let Some(prefix) = &mut *lock(&self.prefix) {
+        if let Some(prefix) = &mut *lock(&self.runner.current().networks.prefix) {
             prefix.slots.clear();
             prefix.cache.truncate(0);
         }
@@ -61,13 +61,15 @@ impl FastVlm {
 
     /// Memory in use.
     pub fn memory(&self) -> ModelMemory {
-        let vision = lock(&self.vision);
-        let stages = vision.values().map(|stage| &**stage).chain([&self.language]);
+        let running = self.runner.current();
+        let networks = &running.networks;
+        let vision = lock(&networks.vision);
+        let stages = vision.values().map(|stage| &**stage).chain([&networks.language]);
         let arena_bytes = stages.map(|stage| stage.arena_bytes() as u64).sum();
         let config = &self.config;
-        let positions = lock(&self.prefix).as_ref().map_or(0, |prefix| prefix.cache.len());
+        let positions = lock(&networks.prefix).as_ref().map_or(0, |prefix| prefix.cache.len());
         let cache = KvCache::bytes_for(config.num_layers, config.num_kv_heads, config.head_dim, positions);
-        ModelMemory { weights_bytes: self.engine.bytes() as u64, arena_bytes, cache_bytes: cache as u64 }
+        ModelMemory { weights_bytes: running.engine.bytes() as u64, arena_bytes, cache_bytes: cache as u64 }
     }
 
     /// What the machine can do with this model's threads and instruction set.
@@ -75,7 +77,7 @@ impl FastVlm {
     /// # Errors
     /// When it runs on a GPU.
     pub fn machine_limits(&self) -> Result<MachineLimits, Error> {
-        Ok(self.engine.on_cpu()?.device().measure_limits())
+        Ok(self.runner.current().engine.on_cpu()?.device().measure_limits())
     }
 
     /// Each op of vision tower and projector.
@@ -88,7 +90,7 @@ impl FastVlm {
         runs: usize,
         cancel: &CancelToken,
     ) -> Result<Vec<OpProfile>, Error> {
-        let stage = self.vision_stage(image.resolution)?;
+        let stage = self.vision_stage(&self.runner.current(), image.resolution)?;
         profile(&stage, "encoder", runs, cancel, &|plan, arena| {
             plan.write(arena, input(plan, "pixel_values"), &image.pixel_values);
         })
@@ -148,7 +150,7 @@ impl FastVlm {
         let mut cache = KvCache::new(config.num_layers, config.num_kv_heads, config.head_dim);
         cache.reserve(past + rows);
         let stop = || cancel.is_cancelled();
-        on_cpu(&self.language, |plan, arena| {
+        on_cpu(&self.runner.current().networks.language, |plan, arena| {
             let input = input(plan, "inputs_embeds");
             let width = plan.plan().tensor(input).cols;
             while cache.len() < past {
@@ -171,7 +173,7 @@ impl FastVlm {
 impl MobileClip {
     /// Memory in use.
     pub fn memory(&self) -> ModelMemory {
-        let (weights, arenas) = (self.engine.bytes(), self.arena_bytes());
+        let (weights, arenas) = (self.runner.current().engine.bytes(), self.arena_bytes());
         ModelMemory { weights_bytes: weights as u64, arena_bytes: arenas as u64, cache_bytes: 0 }
     }
 
@@ -180,12 +182,12 @@ impl MobileClip {
     /// # Errors
     /// When it runs on a GPU.
     pub fn machine_limits(&self) -> Result<MachineLimits, Error> {
-        Ok(self.engine.on_cpu()?.device().measure_limits())
+        Ok(self.runner.current().engine.on_cpu()?.device().measure_limits())
     }
 
     /// Threads in use.
     pub fn threads(&self) -> usize {
-        self.engine.threads()
+        self.runner.current().engine.threads()
     }
 
     /// Each op of the image tower, without a head over one token.
@@ -198,7 +200,7 @@ impl MobileClip {
         runs: usize,
         cancel: &CancelToken,
     ) -> Result<Vec<OpProfile>, Error> {
-        let tower = self.image_tower()?;
+        let tower = self.image_tower(&self.runner.current())?;
         profile(&tower.trunk, "image", runs, cancel, &|plan, arena| {
             plan.write(arena, input(plan, "pixel_values"), &image.pixel_values);
         })
@@ -214,7 +216,7 @@ impl MobileClip {
         runs: usize,
         cancel: &CancelToken,
     ) -> Result<Vec<OpProfile>, Error> {
-        let tower = self.text_tower()?;
+        let tower = self.text_tower(&self.runner.current())?;
         let tokens = self.tokenizer()?.encode(text, self.text_shape()?.context_length);
         profile(&tower.trunk, "text", runs, cancel, &|plan, arena| {
             plan.write_ids(arena, input(plan, "ids"), &tokens.ids);
@@ -307,7 +309,16 @@ mod tests {
     fn every_op_of_the_encoder_has_its_time_and_work() {
         let (model, image) = model();
         let profile = model.profile_encoder(&image, 2, &CancelToken::default()).expect("profile");
-        assert_eq!(profile.len(), model.vision_stage(image.resolution).expect("stage").plan.plan().ops.len());
+        assert_eq!(
+            profile.len(),
+            model
+                .vision_stage(&model.runner.current(), image.resolution)
+                .expect("stage")
+                .plan
+                .plan()
+                .ops
+                .len()
+        );
         assert!(profile.iter().all(|op| op.ms.len() == 2 && op.bytes > 0 && op.part == "encoder"));
         assert!(profile.iter().flat_map(|op| &op.ms).all(|&ms| ms > 0.0));
         for product in profile.iter().filter(|op| op.matrix_product) {

@@ -2,6 +2,14 @@
 
 use crate::request::Sampling;
 
+/// What is known of the next token.
+pub(crate) enum Next {
+    /// Its logits.
+    Logits(Vec<f32>),
+    /// The likeliest one, where nothing else is wanted: a GPU finds it, and does not send all logits.
+    Likeliest(u32),
+}
+
 /// Chooses tokens; its random numbers depend on the seed only.
 pub(crate) struct Sampler {
     options: Sampling,
@@ -13,8 +21,20 @@ impl Sampler {
         Self { options: options.clone(), state: options.seed }
     }
 
+    /// Whether the likeliest token is the one that is taken, whatever was generated.
+    pub(crate) fn takes_the_likeliest(&self) -> bool {
+        self.options.temperature == 0.0 && self.options.repetition_penalty == 1.0
+    }
+
     /// The next token after `generated`.
-    pub(crate) fn sample(&mut self, logits: &mut [f32], generated: &[u32]) -> u32 {
+    pub(crate) fn choose(&mut self, next: Next, generated: &[u32]) -> u32 {
+        match next {
+            Next::Likeliest(id) => id,
+            Next::Logits(mut logits) => self.sample(&mut logits, generated),
+        }
+    }
+
+    fn sample(&mut self, logits: &mut [f32], generated: &[u32]) -> u32 {
         self.penalise(logits, generated);
         if self.options.temperature == 0.0 {
             return argmax(logits);
@@ -81,7 +101,7 @@ impl Sampler {
 }
 
 /// The first of the largest values.
-fn argmax(logits: &[f32]) -> u32 {
+pub(crate) fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (i, &l) in logits.iter().enumerate() {
         if l > logits[best] {

@@ -43,10 +43,11 @@ impl FastVlm {
         let inputs = self.splice(&slots, &embeds)?;
         let rows = slots.len();
         let plan = qwen2(&*self.source, &shape(&self.config), rows, LogitRows::AllTraced)?;
-        let plan = self.engine.prepare(plan)?;
+        let running = self.runner.current();
+        let plan = running.engine.prepare(plan)?;
         let mut arena = plan.new_arena();
         let config = &self.config;
-        let mut cache = self.engine.new_cache(config.num_layers, config.num_kv_heads, config.head_dim);
+        let mut cache = running.engine.new_cache(config.num_layers, config.num_kv_heads, config.head_dim);
         plan.write(&mut arena, named(&plan, "inputs_embeds"), &inputs);
         plan.run(&mut arena, rows, Some(&mut cache), &|| request.cancel.is_cancelled())?;
         let shape = vec![rows, config.hidden_size];
@@ -61,7 +62,7 @@ impl FastVlm {
 
     fn trace_vision(&self, image: &Image) -> Result<Vec<Stage>, Error> {
         let resolution = image.resolution;
-        let plan = self.engine.prepare(vision_plan(&*self.source, resolution, true)?)?;
+        let plan = self.runner.current().engine.prepare(vision_plan(&*self.source, resolution, true)?)?;
         let mut arena = plan.new_arena();
         plan.write(&mut arena, named(&plan, "pixel_values"), &image.pixel_values);
         plan.run(&mut arena, 1, None, &|| false)?;

@@ -2,7 +2,7 @@
 
 use ocelli::{
     AdapterChoice, AdapterSummary, BlockFormat, CancelToken, ClipOptions, DType, DecodeOptions, DeviceChoice,
-    FastVlm, ImageOptions, LoadOptions, MobileClip, QuantPolicy, Request,
+    FastVlm, ImageOptions, LoadOptions, MobileClip, QuantPolicy, Request, Sampling,
 };
 use ocelli_testing::{Tensors, fixture, relative_error};
 
@@ -44,7 +44,7 @@ fn greedy_tokens_are_those_of_the_cpu_in_every_layout() {
     for adapter in adapters() {
         for dir in ["fastvlm-apple", "fastvlm-native", "fastvlm-mlx-8bit"] {
             let gpu = load(dir, DType::F32, on(&adapter), None);
-            assert_eq!((gpu.device_name(), gpu.kernels()), ("gpu", &adapter.name[..]));
+            assert_eq!((gpu.device_name(), gpu.kernels()), ("gpu", adapter.name.clone()));
             assert_eq!(ids(&gpu), ids(&load(dir, DType::F32, DeviceChoice::Cpu, None)), "{dir}");
         }
     }
@@ -109,6 +109,91 @@ fn cancelling_ends_an_answer() {
         });
         let answer = answer.expect("answer");
         assert_eq!((answer.finish_reason, pieces), (ocelli::FinishReason::Cancelled, 1));
+    }
+}
+
+/// A penalty needs all logits on the host; without one the GPU finds the likeliest token itself.
+#[test]
+fn tokens_that_need_all_logits_are_those_of_the_cpu() {
+    for adapter in adapters() {
+        let ids = |device| {
+            let model = load("fastvlm-apple", DType::F32, device, None);
+            let mut request = request(&model);
+            request.sampling.repetition_penalty = 1.3;
+            let penalised = model.generate(&request, &mut |_| ()).expect("answer").token_ids;
+            request.sampling = Sampling { temperature: 0.7, top_k: 20, seed: 5, ..Sampling::default() };
+            [penalised, model.generate(&request, &mut |_| ()).expect("answer").token_ids]
+        };
+        assert_eq!(ids(on(&adapter)), ids(DeviceChoice::Cpu));
+    }
+}
+
+/// A tower in 8-bit rows: the GPU's codes are the CPU's.
+#[test]
+fn an_int8_tower_gives_the_embeddings_of_the_cpu() {
+    for adapter in adapters() {
+        let trace = |device| {
+            let model = load("fastvlm-apple", DType::F32, device, Some(QuantPolicy::VISION));
+            let stages = model.trace(&request(&model)).expect("trace");
+            (stages, model.int8_vision())
+        };
+        let ((want, int8), (got, _)) = (trace(DeviceChoice::Cpu), trace(on(&adapter)));
+        assert!(int8, "the tower has 8-bit rows");
+        let values = |stages: &[ocelli::Stage]| {
+            stages.iter().find(|stage| stage.name == "projected").expect("projected").values.clone()
+        };
+        let error = relative_error(&values(&got), &values(&want));
+        assert!(error < 5e-3, "differs by {error:.1e}");
+    }
+}
+
+/// As after a laptop's sleep or a driver's reset: the next answer is the same, on the same GPU.
+#[test]
+fn a_lost_gpu_is_opened_again() {
+    for adapter in adapters() {
+        let gpu = load("fastvlm-apple", DType::F32, on(&adapter), None);
+        let first = ids(&gpu);
+        for _ in 0..2 {
+            gpu.lose_device();
+            assert_eq!(ids(&gpu), first);
+            assert_eq!((gpu.device_name(), gpu.device_note()), ("gpu", None));
+        }
+        // In the middle of an answer, of which somebody has read the beginning, it is an error.
+        let mut request = request(&gpu);
+        let broken = gpu.generate(&request, &mut |_| gpu.lose_device()).expect_err("lost").to_string();
+        assert!(broken.contains("lost"), "{broken}");
+        request.max_tokens = 3;
+        assert_eq!(gpu.generate(&request, &mut |_| ()).expect("answer").token_ids, first[..3]);
+        assert_eq!(gpu.device_name(), "gpu");
+    }
+}
+
+#[test]
+fn a_gpu_that_is_lost_before_it_did_anything_gives_way_to_the_cpu() {
+    for adapter in adapters() {
+        let gpu = load("fastvlm-apple", DType::F32, on(&adapter), None);
+        gpu.lose_device();
+        assert_eq!(ids(&gpu), ids(&load("fastvlm-apple", DType::F32, DeviceChoice::Cpu, None)));
+        assert_eq!(gpu.device_name(), "cpu");
+        let note = gpu.device_note().expect("a note");
+        assert!(note.contains(&adapter.name) && note.contains("the CPU is"), "{note}");
+    }
+}
+
+#[test]
+fn embeddings_survive_a_lost_gpu() {
+    for adapter in adapters() {
+        let options = ClipOptions { dtype: DType::F32, device: on(&adapter), ..ClipOptions::default() };
+        let options = ClipOptions { tokenizer: Some(fixture("clip-tokenizer")), ..options };
+        let model = MobileClip::load(&fixture("mobileclip-b"), &options).expect("model");
+        let picture = fixture("images").join("rgb_160x120.png");
+        let image = model.open_image(&picture, &DecodeOptions::default()).expect("image");
+        let embed = || (model.embed_images(&[image.clone()]), model.embed_texts(&["a cat"]));
+        let (before, _) = (embed(), model.lose_device());
+        let after = embed();
+        assert_eq!(before.0.expect("embedding"), after.0.expect("embedding"));
+        assert_eq!(before.1.expect("embedding"), after.1.expect("embedding"));
+        assert_eq!((model.device_name(), model.device_note()), ("gpu", None));
     }
 }
 

@@ -132,6 +132,6 @@ fn clip_subject(model: &MobileClip, name: String) -> Subject {
         quant: None,
         threads: model.threads(),
         device: model.device_name(),
-        kernels: model.kernels().to_owned(),
+        kernels: model.kernels(),
     }
 }

@@ -91,7 +91,7 @@ impl Vlm {
             quant: model.quant_name(),
             device: model.device_name(),
             threads: model.threads(),
-            kernels: model.kernels().to_owned(),
+            kernels: model.kernels(),
         };
         Ok(Self { model, subject, load_ms, picture: Picture::of(measure) })
     }
