@@ -16,15 +16,16 @@ PACKAGES = {
 LLAMA_CPP = "@node-llama-cpp/linux-x64@3.22.1"
 
 
-def install(venv, npm):
-    """Installs what is missing. Returns `{peer: why it cannot be had}`."""
+def install(venv, npm, peers=tuple(PACKAGES)):
+    """Installs what is missing of these peers. Returns `{peer: why it cannot be had}`."""
     python = venv / "bin/python"
     if not python.exists():
         print(f"peers: making {venv}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
     stamp, missing = venv / "peers-installed.json", {}
     done = json.loads(stamp.read_text()) if stamp.exists() else {}
-    for peer, packages in PACKAGES.items():
+    for peer in peers:
+        packages = PACKAGES[peer]
         if done.get(peer) != packages:
             print(f"peers: pip install {' '.join(packages)}", file=sys.stderr)
             reason = failure([str(python), "-m", "pip", "install", "--quiet", *packages])
@@ -33,7 +34,7 @@ def install(venv, npm):
                 continue
             done[peer] = packages
             stamp.write_text(json.dumps(done))
-    if reason := install_llama_cpp(npm):
+    if reason := "llama_cpp" in peers and install_llama_cpp(npm):
         missing.setdefault("llama_cpp", reason)
     return missing
 

@@ -1,4 +1,4 @@
-"""torch with transformers and open_clip: bf16 and f32, channels last where the network is convolutional."""
+"""torch with transformers and open_clip, channels last where the network is convolutional; FastVLM also on a GPU."""
 import time
 
 import torch
@@ -7,7 +7,7 @@ from transformers.cache_utils import DynamicCache
 
 import checkpoints
 
-TYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
+TYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
 def start(spec):
@@ -20,11 +20,21 @@ def start(spec):
     return TYPES[spec["dtype"]]
 
 
+def device_of(spec):
+    return torch.device(spec.get("device", "cpu"))
+
+
+def waiting(spec):
+    """Returns when the device has done what it was given: at once on the CPU."""
+    kind = device_of(spec).type
+    return getattr(torch, kind).synchronize if kind != "cpu" else lambda: None
+
+
 def open_fastvlm(spec, dtype):
     folder = checkpoints.fastvlm(spec["folder"], spec["cache"])
     model = checkpoints.open_whole(FastVlmForConditionalGeneration, folder, dtype)
     model.model.vision_tower.to(memory_format=torch.channels_last)
-    return model
+    return model.to(device_of(spec))
 
 
 def channels_last(pixels):
@@ -34,23 +44,33 @@ def channels_last(pixels):
 def encode(spec):
     dtype = start(spec)
     encoder = checkpoints.Encoder(open_fastvlm(spec, dtype))
+    wait = waiting(spec)
 
     def prepare(unit):
-        pixels = channels_last(torch.rand(1, 3, unit["side"], unit["side"], dtype=dtype))
-        return lambda: encoder(pixels)
+        pixels = channels_last(torch.rand(1, 3, unit["side"], unit["side"], dtype=dtype).to(device_of(spec)))
+
+        def run():
+            encoder(pixels)
+            wait()
+        return run
     return prepare
 
 
 def llm(spec):
     dtype = start(spec)
     model = checkpoints.open_whole(Qwen2ForCausalLM, checkpoints.qwen2(spec["folder"], spec["cache"]), dtype)
+    device, wait = device_of(spec), waiting(spec)
+    model.to(device)
 
     def step(ids, cache):
         logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-        return logits[:, -1].argmax(-1, keepdim=True)
+        token = logits[:, -1].argmax(-1, keepdim=True)
+        # Whoever streams text looks at each token before the next one.
+        wait()
+        return token
 
     def prepare(unit):
-        prompt = torch.randint(0, 150000, (1, unit["tokens"]))
+        prompt = torch.randint(0, 150000, (1, unit["tokens"])).to(device)
 
         def prefill():
             step(prompt, DynamicCache())
@@ -69,17 +89,18 @@ def llm(spec):
 
 def ttft(spec):
     """From decoded pixels, as bytes, to the id of the first token."""
-    dtype = start(spec)
+    dtype, device = start(spec), device_of(spec)
     model = open_fastvlm(spec, dtype)
 
     def prepare(unit):
         side, image = unit["side"], torch.full((1, unit["image_tokens"]), model.config.image_token_id)
         ids = torch.cat([image, torch.randint(0, 150000, (1, unit["tokens"] - unit["image_tokens"]))], 1)
-        mask, rgb = torch.ones_like(ids), torch.randint(0, 256, (side, side, 3), dtype=torch.uint8)
+        ids, rgb = ids.to(device), torch.randint(0, 256, (side, side, 3), dtype=torch.uint8)
+        mask = torch.ones_like(ids)
 
         def answer():
             # Height, width, channels in memory is what channels last means.
-            pixels = rgb.permute(2, 0, 1)[None].to(dtype) / 255
+            pixels = rgb.to(device).permute(2, 0, 1)[None].to(dtype) / 255
             model(input_ids=ids, attention_mask=mask, pixel_values=channels_last(pixels), use_cache=True,
                   logits_to_keep=1).logits[:, -1].argmax(-1).item()
         return answer

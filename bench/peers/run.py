@@ -61,6 +61,7 @@ def arguments():
         parser.error(f"unknown: {', '.join(sorted(map(str, wrong)))}")
     a.work, a.ocelli = a.work.resolve(), a.ocelli.resolve()
     a.venv = a.venv or a.work / "venv"
+    a.device = "cpu"
     return a
 
 
@@ -293,10 +294,13 @@ class Worker:
         # Converted checkpoints belong to one checkpoint.
         mark = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
         spec = {"peer": peer.module, "work": group.work, "dtype": peer.dtype, "threads": a.threads, "folder": str(folder),
+                "device": a.device,
                 "cache": str(a.work / "converted" / f"{group.model}-{mark}"), "npm": str(a.work / "npm")}
         cores = sorted(os.sched_getaffinity(0))[:a.threads]
         env = {**os.environ, "OMP_NUM_THREADS": str(a.threads), "GOMP_CPU_AFFINITY": " ".join(map(str, cores)),
-               "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **peer.env}
+               "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **peer.env}
+        if a.device == "cpu":
+            env["CUDA_VISIBLE_DEVICES"] = ""
         self.log = a.work / "log" / f"{group.model}-{group.work}-{peer.engine.replace(' ', '-')}.txt"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         command = [*a.prefix, str(a.venv / "bin/python"), str(HERE / "worker.py"), json.dumps(spec)]

@@ -1,6 +1,8 @@
 """The table's arithmetic and the order of turns. Needs nothing but Python: `python3 -m unittest discover bench/peers`."""
+import argparse
 import unittest
 
+import gpu
 import plan
 import report
 from report import Row
@@ -78,6 +80,14 @@ class Plan(unittest.TestCase):
             unit = units[row.unit]
             self.assertLessEqual(set(row.ours), {ours.engine for ours in unit.ours}, row)
             self.assertLessEqual(set(row.peers), {peer.engine for peer in unit.peers}, row)
+
+    def test_on_a_gpu_torch_alone_takes_part_and_instruction_sets_do_not(self):
+        groups = gpu.of_device(plan.encode(gpu.SIDES) + plan.llm(100) + plan.ttft(300, 256))
+        units = [unit for group in groups for unit in group.units]
+        self.assertEqual({peer.module for unit in units for peer in unit.peers}, {"torch"})
+        self.assertFalse(any(ours.env for unit in units for ours in unit.ours) or any(unit.limit for unit in units))
+        tried = argparse.Namespace(sides=gpu.SIDES)
+        self.assertEqual({row.unit for row in gpu.lines(tried)}, {unit.name for unit in units})
 
 
 if __name__ == "__main__":
