@@ -284,8 +284,9 @@ fn the_largest_value_is_found_on_the_device() {
                 let x = b.input("x", Rows::Fixed(1), cols, Element::F32);
                 let y = b.add(x, x).expect("plan");
                 b.output("y", y);
-                let plan =
-                    GpuWeights::new(device.clone(), weights, DType::F32).prepare(b.finish()).expect("plan");
+                let plan = b.finish();
+                let weights = GpuWeights::new(device.clone(), weights, DType::F32);
+                let plan = weights.prepare(plan).expect("plan");
                 let (x, y) = (plan.plan().find("x").expect("x"), plan.plan().find("y").expect("y"));
                 let mut arena = plan.new_arena();
                 for (what, values) in rows_with_a_largest(cols) {

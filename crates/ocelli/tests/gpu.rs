@@ -188,7 +188,7 @@ fn embeddings_survive_a_lost_gpu() {
         let model = MobileClip::load(&fixture("mobileclip-b"), &options).expect("model");
         let picture = fixture("images").join("rgb_160x120.png");
         let image = model.open_image(&picture, &DecodeOptions::default()).expect("image");
-        let embed = || (model.embed_images(&[image.clone()]), model.embed_texts(&["a cat"]));
+        let embed = || (model.embed_images(std::slice::from_ref(&image)), model.embed_texts(&["a cat"]));
         let (before, _) = (embed(), model.lose_device());
         let after = embed();
         assert_eq!(before.0.expect("embedding"), after.0.expect("embedding"));
