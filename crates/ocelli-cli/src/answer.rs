@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::args::{Cli, ClipArgs, FitArg, GenerateArgs, ModelArgs, OrientationArg};
 use crate::clip;
+use crate::device;
 use crate::embedded;
 use crate::home::PullRecord;
 use crate::message::{is_closed_pipe, message, printable};
@@ -90,6 +91,7 @@ impl Session {
         let mut out = std::io::stdout();
         let terminal = out.is_terminal();
         let mut written = Ok(());
+        let note = self.model.device_note();
         let answer = self.model.generate(request, &mut |piece| {
             if !self.generate.json && written.is_ok() {
                 // What a picture makes a model say must not drive the terminal.
@@ -103,6 +105,11 @@ impl Session {
         written.context("writing the answer")?;
         let end = if self.generate.json { self.json(&answer, image).to_string() } else { String::new() };
         writeln!(out, "{end}").context("writing the answer")?;
+        let now = self.model.device_note();
+        if now != note {
+            // The GPU was lost, and not to be had again.
+            device::tell(now.as_deref());
+        }
         Ok(answer)
     }
 
