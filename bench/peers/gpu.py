@@ -107,6 +107,7 @@ class Session(run.Session):
 
     def write(self, record):
         if record.get("record") == "machine":
+            record["versions"].pop("llama.cpp", None)
             record |= {"gpus": self.ocelli(["doctor", "--json"])[0]["gpus"], "torch_device": self.torch_device()}
         super().write(record)
 
