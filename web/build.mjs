@@ -23,7 +23,8 @@ const common = {
   charset: "utf8",
   minifySyntax: true, // Drops the branch of a build that is not there.
   logLevel: "warning",
-  define: { RELAXED_BUILD: String(engines.includes("pkg-relaxed")) },
+  // The tests' site has both builds, whether or not they are here.
+  define: { RELAXED_BUILD: String(withTests || engines.includes("pkg-relaxed")) },
 };
 
 /** The page uses the package as everybody does: from its own file. */

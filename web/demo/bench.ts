@@ -3,6 +3,8 @@
 import type { Generation, ImageTextPipeline } from "ocelli";
 import { byId, make, milliseconds, save } from "./dom.js";
 
+/** The schema of the saved JSON, which docs/browser.md describes. */
+const FORMAT = 1;
 const QUESTION = "Describe the image.";
 const SIDE_PX = 512;
 
@@ -37,7 +39,8 @@ export class Bench {
     if (this.#stop === null && this.#report === null) {
       byId("bench-status").textContent = pipe === null ? "Load a model in the Look tab first, and stop it there." : `${pipe.model} is ready.`;
     }
-    const { shown } = await describeMachine();
+    const { shown, details } = await describeMachine();
+    byId("bench-software").hidden = pipe === null || !onSoftware(pipe, details);
     const where = pipe?.device === "webgpu" ? "WebGPU" : "WebAssembly on the processor";
     const all = pipe === null ? shown : { "Model": `${pipe.model}, ${where}`, ...shown };
     byId("machine").replaceChildren(...Object.entries(all).flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)]));
@@ -118,33 +121,60 @@ async function makeReport(pipe: ImageTextPipeline, results: Generation[], tokens
     return { step, unit: unit === "ms" ? "ms" : "tokens/s", median: quantile(values, 0.5), p90: slow(values, unit), values };
   });
   const { model, info, device } = pipe;
-  return { at: new Date().toISOString(), model, device, info, question: QUESTION, tokens, runs: results.length, steps, memory: await pipe.memory().catch(() => null), machine: details };
+  return {
+    format: FORMAT,
+    at: new Date().toISOString(),
+    model,
+    device,
+    info,
+    correctness_only: onSoftware(pipe, details),
+    question: QUESTION,
+    side_px: SIDE_PX,
+    tokens,
+    runs: results.length,
+    steps,
+    memory: await pipe.memory().catch(() => null),
+    machine: details,
+  };
+}
+
+/** Whether a processor plays the GPU: then times mean nothing. */
+function onSoftware({ device }: ImageTextPipeline, { adapter }: Machine): boolean {
+  return device === "webgpu" && adapter?.software === true;
 }
 
 interface Gpu {
   requestAdapter(): Promise<{
-    info: { vendor: string; architecture: string; device: string; description: string };
+    info: { vendor: string; architecture: string; device: string; description: string; isFallbackAdapter?: boolean };
     features: Iterable<string>;
     limits: { maxStorageBufferBindingSize: number; maxBufferSize: number; maxComputeInvocationsPerWorkgroup: number };
   } | null>;
 }
 
-async function describeMachine(): Promise<{ shown: { [term: string]: string }; details: object }> {
+interface Machine {
+  adapter: { vendor: string; architecture: string; device: string; description: string; software: boolean; features: string[]; limits: object } | null;
+  threads: number;
+  user_agent: string;
+  cross_origin_isolated: boolean;
+}
+
+async function describeMachine(): Promise<{ shown: { [term: string]: string }; details: Machine }> {
   const gpu = (navigator as { gpu?: Gpu }).gpu;
   const adapter = (await gpu?.requestAdapter().catch(() => null)) ?? null;
   const { vendor, architecture, device, description } = adapter?.info ?? { vendor: "", architecture: "", device: "", description: "" };
   const features = adapter === null ? [] : [...adapter.features].sort();
+  const software = adapter?.info.isFallbackAdapter === true;
   const name = [vendor, architecture, device, description].filter((part) => part !== "").join(" ");
   const none = gpu === undefined ? "This browser has no WebGPU." : "There is no WebGPU adapter.";
   return {
     shown: {
-      "GPU": adapter === null ? none : name || "Unnamed adapter",
+      "GPU": adapter === null ? none : `${name || "Unnamed adapter"}${software ? " (software)" : ""}`,
       ...(features.length > 0 ? { "Features": features.join(", ") } : {}),
       "Processor threads": String(navigator.hardwareConcurrency),
       "Browser": navigator.userAgent,
     },
     details: {
-      adapter: adapter === null ? null : { vendor, architecture, device, description, features, limits: pick(adapter.limits) },
+      adapter: adapter === null ? null : { vendor, architecture, device, description, software, features, limits: pick(adapter.limits) },
       threads: navigator.hardwareConcurrency,
       user_agent: navigator.userAgent,
       cross_origin_isolated: crossOriginIsolated,

@@ -9,7 +9,7 @@ import type { Page } from "playwright-core";
 import { serve } from "../server.mjs";
 import type { AddressInfo } from "node:net";
 import { type Browser, launch, needsChromium, newProfile } from "./chromium.js";
-import { ENGINE, MODELS, Site, WEB, cutAfter, fakeOnly } from "./site.js";
+import { BUILDS, ENGINE, HAS_RELAXED, MODELS, Site, WEB, cutAfter, fakeOnly } from "./site.js";
 
 declare global {
   interface Window {
@@ -636,6 +636,21 @@ test("works when the package comes from another origin", run, async () => {
   assert.ok(text.length > 0);
   other.closeAllConnections();
   other.close();
+});
+
+test("only the build that the browser can run is downloaded, and both say the same", run, async () => {
+  site.publish("builds");
+  // What a browser without relaxed SIMD would answer about the Worker's small module.
+  patchWorker("plain-worker.js", "const { validate } = WebAssembly; WebAssembly.validate = (bytes) => bytes.length > 64 && validate.call(WebAssembly, bytes);");
+  const fetched = (): string[] => BUILDS.filter((build) => site.requests.some(({ path }) => path.startsWith(`/${build}/`)));
+  const relaxed = loaded(await load(page, "models/builds", { device: "wasm" }));
+  assert.deepEqual(fetched(), ["pkg-relaxed"], "this browser has relaxed SIMD");
+  site.forget();
+  const plain = loaded(await load(page, "models/builds", { device: "wasm", worker_url: "./plain-worker.js" }));
+  assert.deepEqual(fetched(), ["pkg"]);
+  assert.equal(relaxed.text, plain.text);
+  if (ENGINE === null) return;
+  assert.deepEqual([relaxed.info["simd"], plain.info["simd"]], [HAS_RELAXED ? "relaxed" : "simd128", "simd128"]);
 });
 
 test("the README's example runs as it stands", run, async () => {

@@ -2,7 +2,7 @@
 // what it gives away and can misbehave.
 
 import { createHash } from "node:crypto";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -15,6 +15,10 @@ export const WEB = WEB_ROOT;
 
 /** The real engine's folder (`pkg/`), or null: then a stand-in answers. */
 export const ENGINE = process.env["OCELLI_WEB_PKG"] ?? null;
+/** Whether the build with relaxed SIMD lies beside the other one, in `pkg-relaxed/`. */
+export const HAS_RELAXED = ENGINE !== null && existsSync(`${ENGINE}-relaxed`);
+/** The folders of the engine's builds: for every browser, and for those with relaxed SIMD. */
+export const BUILDS = ["pkg", "pkg-relaxed"] as const;
 export const fakeOnly: { skip?: string } = ENGINE === null ? {} : { skip: "SKIPPED: it steers the stand-in engine" };
 
 const TINY = join(WEB, "../crates/ocelli-tiny/models");
@@ -59,13 +63,13 @@ export class Site {
   static async start(): Promise<Site> {
     const site = new Site();
     cpSync(join(WEB, "build/site"), site.folder, { recursive: true });
-    // Whichever build the Worker was made for, it finds the same engine.
-    for (const build of ["pkg", "pkg-relaxed"]) {
+    // Both builds; where there is but one, it stands in for the other.
+    for (const build of BUILDS) {
       const place = join(site.folder, build);
       rmSync(place, { recursive: true, force: true });
       mkdirSync(place);
       if (ENGINE === null) cpSync(join(WEB, "tests/fake-engine.js"), join(place, "ocelli_web.js"));
-      else cpSync(ENGINE, place, { recursive: true });
+      else cpSync(build === "pkg-relaxed" && HAS_RELAXED ? `${ENGINE}-relaxed` : ENGINE, place, { recursive: true });
     }
     writeFileSync(join(site.folder, "blank.html"), BLANK);
     site.#server = await serve(site.folder, {

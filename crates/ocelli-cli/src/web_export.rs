@@ -24,6 +24,10 @@ const LEFT_OUT: [&str; 2] = ["ocelli-pull.json", "manifest.json"];
 const FORMAT: u32 = 1;
 /// Where `npm run build` puts the page, from the repository's folder.
 const BUILT_SITE: &str = "web/build/site";
+/// What builds the page there.
+const BUILD: &str = "    cargo run --bin xtask -- web
+    cargo run --bin xtask -- web --relaxed
+    (cd web && npm ci --ignore-scripts && npm run build)";
 
 /// `ocelli web export`.
 pub fn export(args: &WebExportArgs) -> anyhow::Result<bool> {
@@ -63,7 +67,9 @@ pub fn export(args: &WebExportArgs) -> anyhow::Result<bool> {
     }
     if site.is_none() {
         eprintln!(
-            "ocelli: the page is not there; build it (docs/browser.md), then run this with --site web/build/site"
+            "ocelli: the model is written, but the page is not built yet. In the repository's folder (it needs Node and \
+             `rustup target add wasm32-unknown-unknown`):\n{BUILD}\n    cp -r {BUILT_SITE}/. {}",
+            args.out.display()
         );
     }
     Ok(true)
@@ -237,8 +243,14 @@ fn list(models: &Path, name: &str, kind: &str) -> anyhow::Result<()> {
 fn built_page(asked: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
     let built = Path::new(BUILT_SITE);
     let site = asked.or_else(|| built.join("index.html").is_file().then_some(built));
-    if let Some(site) = site.filter(|site| !site.join("index.html").is_file()) {
-        bail!("{} has no index.html: build the page first (docs/browser.md)", site.display());
+    // The page can be built without the engine, for tests, but then runs no model.
+    for file in ["index.html", "pkg/ocelli_web.js"] {
+        if let Some(site) = site.filter(|site| !site.join(file).is_file()) {
+            bail!(
+                "{} has no {file}: build the page first. In the repository's folder:\n{BUILD}",
+                site.display()
+            );
+        }
     }
     Ok(site.map(Path::to_owned))
 }

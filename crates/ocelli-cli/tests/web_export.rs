@@ -118,20 +118,27 @@ fn what_cannot_be_exported_is_said() {
     let out = home.path().join("out");
     let to = out.to_str().expect("utf-8");
     let clip = path("mobileclip-s0");
-    let empty = home.path().join("empty");
-    fs::create_dir(&empty).expect("folder");
+    let (empty, engineless) = (home.path().join("empty"), home.path().join("engineless"));
+    for site in [&empty, &engineless] {
+        fs::create_dir(site).expect("folder");
+    }
+    fs::write(engineless.join("index.html"), "").expect("file");
     for (args, reason) in [
         (&["--model", "no/such"][..], "no model `no/such`"),
         (&["--model", &clip, "--quant", "q4"], "--quant is for FastVLM"),
         (&["--name", "../up"], "--name"),
         (&["--site", empty.to_str().expect("utf-8")], "no index.html"),
+        (&["--site", engineless.to_str().expect("utf-8")], "cargo run --bin xtask -- web\n"),
     ] {
         let output = run(home.path(), &[&["web", "export", "--out", to], args].concat());
         assert_exit(&output, 1);
         assert!(stderr(&output).contains(reason), "{reason}: {}", stderr(&output));
     }
     let export = || run(home.path(), &["web", "export", "--out", to]);
-    assert_exit(&export(), 0);
+    let first = export();
+    assert_exit(&first, 0);
+    let how = format!("npm run build)\n    cp -r web/build/site/. {to}\n");
+    assert!(stderr(&first).contains(&how), "{}", stderr(&first));
     let again = export();
     assert_exit(&again, 1);
     assert!(stderr(&again).contains("exists"), "{}", stderr(&again));
