@@ -29,6 +29,9 @@ pub(crate) enum Unit {
     /// NEON: products in 16 bits, added in pairs.
     #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
     Neon,
+    /// WebAssembly: bytes widened to 16 bits.
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    Wasm,
     /// Plain loops.
     #[allow(dead_code, reason = "only where there is nothing else")]
     Plain,
@@ -67,7 +70,7 @@ impl Unit {
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
             Isa::Neon => Self::Neon,
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Isa::Wasm => Self::Plain,
+            Isa::Wasm => Self::Wasm,
             Isa::Scalar => Self::Plain,
         }
     }
@@ -102,6 +105,8 @@ pub(super) unsafe fn sums(
             Unit::Dot => super::int8_neon::dot(a, stride, rows, b, steps, to),
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
             Unit::Neon => super::int8_neon::widened(a, stride, rows, b, steps, to),
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Unit::Wasm => super::int8_wasm::sums(a, stride, rows, b, steps, to),
             _ => plain(a, stride, rows, b, steps, to),
         }
     }
@@ -338,6 +343,8 @@ mod tests {
                     to
                 };
                 let want = run(Unit::Plain, &a);
+                #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+                assert_eq!(run(Unit::Wasm, &a), want, "wasm {rows}x{k}");
                 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
                 {
                     assert_eq!(run(Unit::Neon, &a), want, "neon {rows}x{k}");

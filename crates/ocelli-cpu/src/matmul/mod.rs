@@ -16,6 +16,8 @@ pub(crate) mod int8;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod int8_neon;
 mod int8_sums;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod int8_wasm;
 mod tile;
 
 use half::bf16;

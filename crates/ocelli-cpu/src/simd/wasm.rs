@@ -2,6 +2,10 @@
 //!
 //! The instruction set has no fused multiply-add: [`Simd::fma`] rounds twice here, so results differ from
 //! those of other instruction sets in the last places. They are the same on every engine.
+//!
+//! Compiled for relaxed SIMD too, the engine fuses where its processor can, and rounds twice elsewhere. So these results
+//! may differ between engines, as those of other instruction sets do. The relaxed product of bytes has no use here: it
+//! takes seven bits of one factor, and codes have eight.
 
 use std::arch::wasm32::*;
 
@@ -155,10 +159,10 @@ unsafe impl Simd for Wasm {
     unsafe fn reciprocal(a: Quad) -> Quad {
         a.map(|a| f32x4_div(f32x4_splat(1.0), a))
     }
-    /// With two roundings: see the head of this file.
+    /// With one rounding or two: see the head of this file.
     #[inline(always)]
     unsafe fn fma(a: Quad, b: Quad, c: Quad) -> Quad {
-        a.zip(b, |a, b| f32x4_mul(a, b)).zip(c, |a, b| f32x4_add(a, b))
+        Quad(add_mul(a.0, b.0, c.0), add_mul(a.1, b.1, c.1), add_mul(a.2, b.2, c.2), add_mul(a.3, b.3, c.3))
     }
     // The pseudo-minimum is one instruction everywhere; it differs for NaN and for zeros of two signs only.
     #[inline(always)]
@@ -176,7 +180,7 @@ unsafe impl Simd for Wasm {
     #[inline(always)]
     unsafe fn scale_by_power_of_two(a: Quad, n: Quad) -> Quad {
         // `2^n` built from its exponent bits.
-        let power = |n| i32x4_shl(i32x4_add(i32x4_trunc_sat_f32x4(n), i32x4_splat(127)), 23);
+        let power = |n| i32x4_shl(i32x4_add(whole_number(n), i32x4_splat(127)), 23);
         a.zip(n, |a, n| f32x4_mul(a, power(n)))
     }
     #[inline(always)]
@@ -187,6 +191,34 @@ unsafe impl Simd for Wasm {
     unsafe fn reduce_max(a: Quad) -> f32 {
         a.fold(|a, b| f32x4_pmax(a, b))
     }
+}
+
+/// `a * b + c`.
+#[cfg(not(target_feature = "relaxed-simd"))]
+#[inline(always)]
+fn add_mul(a: v128, b: v128, c: v128) -> v128 {
+    f32x4_add(f32x4_mul(a, b), c)
+}
+
+/// `a * b + c`, fused or not, as the engine likes.
+#[cfg(target_feature = "relaxed-simd")]
+#[inline(always)]
+fn add_mul(a: v128, b: v128, c: v128) -> v128 {
+    f32x4_relaxed_madd(a, b, c)
+}
+
+/// Small whole numbers as integers.
+#[cfg(not(target_feature = "relaxed-simd"))]
+#[inline(always)]
+fn whole_number(n: v128) -> v128 {
+    i32x4_trunc_sat_f32x4(n)
+}
+
+/// Small whole numbers as integers: within 32 bits the relaxed conversion is the same on every engine.
+#[cfg(target_feature = "relaxed-simd")]
+#[inline(always)]
+fn whole_number(n: v128) -> v128 {
+    i32x4_relaxed_trunc_f32x4(n)
 }
 
 /// Four f16 values in 32-bit lanes as f32, exactly.
