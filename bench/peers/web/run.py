@@ -57,8 +57,8 @@ def arguments():
     parser.add_argument("--web", type=Path, default=ROOT / "web", help="where pkg/ and pkg-relaxed/ are (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("web-peers.jsonl"), help="results; the table goes beside them, as .md")
     parser.add_argument("--only", default=",".join(sections), help="sections, of: %(default)s")
-    parser.add_argument("--rounds", type=int, default=5, help="0 installs and converts, and measures nothing")
-    parser.add_argument("--runs", type=int, default=3, help="runs of a turn")
+    parser.add_argument("--rounds", type=int, default=4, help="0 installs and converts, and measures nothing")
+    parser.add_argument("--runs", type=int, default=2, help="runs of a turn")
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ocelli-peers"
     parser.add_argument("--work", type=Path, default=cache, help="checkpoints, also converted ones: 9 GB (%(default)s)")
     parser.add_argument("--venv", type=Path, help="where the converters are installed (WORK/venv)")
@@ -246,7 +246,7 @@ class Session:
             try:
                 begin = time.monotonic()
                 info = self.browser.call("start", engine, **self.spec(engine))["info"]
-                first[engine.name] = self.browser.call("ask", engine, **self.request(unit, warmup=2, runs=0))
+                first[engine.name] = self.browser.call("ask", engine, **self.request(unit, engine, warmup=2, runs=0))
                 self.record(unit, engine, info=info, load_and_warm_s=round(time.monotonic() - begin, 1))
                 ready.append(engine)
             except Failed as error:
@@ -276,13 +276,13 @@ class Session:
             spec |= {"build": engine.build, "files": files(folder), **engine.options}
         return spec
 
-    def request(self, unit, warmup, runs):
-        return {"work": unit.work, "unit": unit.ask, "warmup": warmup, "runs": runs, "seconds": TURN_S}
+    def request(self, unit, engine, warmup, runs):
+        return {"work": unit.work, "unit": unit.ask | engine.ask, "warmup": warmup, "runs": runs, "seconds": TURN_S}
 
     def turn(self, unit, engine, round_):
-        """One run that does not count, as others used the caches, and then those that do."""
+        """Some runs, and how busy the machine was meanwhile."""
         begin, busy = time.monotonic(), worker.busy_s()
-        answer = self.browser.call("ask", engine, **self.request(unit, warmup=1, runs=self.a.runs))
+        answer = self.browser.call("ask", engine, **self.request(unit, engine, unit.warmup, self.a.runs))
         busy_cores = (worker.busy_s() - busy) / (time.monotonic() - begin)
         self.record(unit, engine, round_, times_ms=[round(ms, 3) for ms in answer["times_ms"]],
                     context=answer.get("context"), busy_cores=round(busy_cores, 2))
@@ -302,7 +302,8 @@ class Session:
                 self.record(unit, engine, cosine=round(cosine, 6))
             elif "tokens" in answer:
                 same = sum(x == y for x, y in zip(answer["tokens"], of_peer["tokens"]))
-                self.record(unit, engine, same_tokens=same, of_tokens=len(answer["tokens"]))
+                compared = min(len(answer["tokens"]), len(of_peer["tokens"]))
+                self.record(unit, engine, same_tokens=same, of_tokens=compared)
 
 
 def files(folder):

@@ -15,6 +15,8 @@ class Engine:
     model: str
     dtype: str
     build: str = ""
+    # What it is told other than the unit says.
+    ask: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
 
     @property
@@ -29,6 +31,8 @@ class Unit:
     work: str
     ask: dict
     engines: tuple
+    # Runs at the beginning of a turn that do not count, as others used the caches.
+    warmup: int = 1
 
     @property
     def ours(self):
@@ -42,12 +46,12 @@ class Unit:
 def ours(label, model, **options):
     """Both builds."""
     dtype = options.get("dtype", "auto")
-    return (Engine(f"ocelli {label}", model, dtype, "pkg", options),
-            Engine(f"ocelli {label}, relaxed", model, dtype, "pkg-relaxed", options))
+    return (Engine(f"ocelli {label}", model, dtype, "pkg", options=options),
+            Engine(f"ocelli {label}, relaxed", model, dtype, "pkg-relaxed", options=options))
 
 
-def peer(label, model):
-    return Engine(f"ONNX Runtime {label}", model, label)
+def peer(label, model, **ask):
+    return Engine(f"ONNX Runtime {label}", model, label, ask=ask)
 
 
 def units():
@@ -60,7 +64,9 @@ def units():
         "fastvithd": Unit(f"FastViTHD, {SIDE} px", "encode", encode, (
             *ours("f32", "cut", **f32), *ours("int8", "q4"), peer("f32", "encoder-onnx"))),
         "decode-f32": Unit(f"Qwen2-0.5B's first {LAYERS} layers and head, a token", "decode", decode, (
-            *ours("f32", "cut", **f32), peer("f32", "decoder-f32-onnx"))),
+            *ours("f32", "cut", **f32), peer("f32", "decoder-f32-onnx")), warmup=0),
         "decode": Unit("Qwen2-0.5B, a token", "decode", decode, (
-            *ours("q8", "q8"), *ours("q4", "q4"), peer("int8", "decoder-int8-onnx"), peer("q4", "decoder-q4-onnx"))),
+            *ours("q8", "q8"), *ours("q4", "q4"), peer("int8", "decoder-int8-onnx"),
+            # Seconds a token.
+            peer("q4", "decoder-q4-onnx", steps=1)), warmup=0),
     }
