@@ -12,6 +12,8 @@ import { serve } from "../../../web/server.mjs";
 
 const { site, npm, chromium: program } = JSON.parse(process.argv[2]);
 const { chromium } = createRequire(join(npm, "package.json"))("playwright-core");
+// Whoever started this is gone.
+process.stdout.on("error", () => process.exit(1));
 const answer = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 
 const server = await serve(site);

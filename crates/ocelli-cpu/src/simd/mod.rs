@@ -208,7 +208,7 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
     /// `1 / a`, at most 2 ULP off, for normal `a`.
     unsafe fn reciprocal(a: Self::F) -> Self::F;
-    /// `a * b + c` with one rounding; with two on WebAssembly, which has no such instruction.
+    /// `a * b + c` with one rounding; on WebAssembly with two, or as its engine likes: see there.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
