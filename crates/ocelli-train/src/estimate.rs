@@ -1,14 +1,16 @@
-//! How much memory a run of a FastVLM takes, told before it starts.
+//! How much memory a run takes, told before it starts.
 //!
 //! On the CPU everything is f32, and an operation keeps its inputs until the backward pass. What the layers keep is
 //! counted here, beside weights, gradients and the optimizer.
 
+use crate::fit::STEPS_IN_MEMORY;
+use crate::fit::clip::{ClipFit, ClipLoss};
 use crate::fit::vlm::VlmConfig;
-use crate::nets::{FastVitConfig, Qwen2Config};
+use crate::nets::{ClipTextConfig, FastVitConfig, ImageTower, Qwen2Config, VitConfig, VitStem};
 
 /// Bytes of a value.
 const F32: u64 = 4;
-/// The program itself, its threads and the samples that are made ahead.
+/// The program itself and its threads.
 const BASE: u64 = 256 << 20;
 /// What gradients on their way and freed blocks add to what is kept.
 const SLACK: f64 = 1.25;
@@ -22,11 +24,14 @@ pub struct Estimate {
     pub optimizer: u64,
     /// What a batch leaves for its backward pass.
     pub activations: u64,
+    /// The pictures of the steps that are made ahead.
+    pub samples: u64,
 }
 
 impl Estimate {
-    /// Of one run whose samples have so many tokens of text, with every size as it is in the recipe.
-    pub fn new(
+    /// Of a run of a FastVLM whose samples have a picture and so many tokens of text, with every size as it is in the
+    /// recipe.
+    pub fn vlm(
         vision: &FastVitConfig,
         language: &Qwen2Config,
         config: &VlmConfig,
@@ -55,14 +60,56 @@ impl Estimate {
             weights: F32 * (tower + projector + model + adapters.unwrap_or(0)),
             // Optimizers see a gradient twice: as the graph's and as a sum.
             optimizer: 4 * F32 * trained.iter().sum::<u64>(),
-            activations: (F32 as f64 * kept as f64 * SLACK) as u64,
+            activations: activations(kept),
+            samples: samples(config.batch, config.accumulate, config.resolution),
+        }
+    }
+
+    /// Of a run of a MobileCLIP.
+    pub fn clip(image: &ImageTower, text: &ClipTextConfig, embed_dim: usize, config: &ClipFit) -> Self {
+        let rates = config.rates();
+        let (features, image_weights, image_values) = match image {
+            ImageTower::FastVit(c) => {
+                (c.features(), tower_weights(c), tower_values(c, config.resolution, rates.image > 0.0))
+            }
+            ImageTower::Vit(c) => {
+                (c.width, vit_weights(c), vit_values(c, config.resolution, rates.image > 0.0))
+            }
+        };
+        let sides = [image_weights + (features * embed_dim) as u64, text_weights(text, embed_dim)];
+        let learned = [rates.image > 0.0, rates.text > 0.0];
+        let trained: u64 =
+            sides.iter().zip(learned).map(|(side, learned)| if learned { *side } else { 0 }).sum();
+        let (kinds, teachers) = match &config.loss {
+            ClipLoss::Reinforced { synthetic, teachers, .. } => {
+                (1 + usize::from(*synthetic), teachers.dims.len())
+            }
+            ClipLoss::Clip {} | ClipLoss::Siglip { .. } => (1, 0),
+        };
+        let kept = config.batch * (image_values + kinds * text_values(text, rates.text > 0.0))
+            // Similarities of the batch and their softmaxes, both ways; those of each teacher too.
+            + kinds * (8 + 6 * teachers) * config.batch.pow(2);
+        Self {
+            weights: F32 * sides.iter().sum::<u64>(),
+            optimizer: 4 * F32 * trained,
+            activations: activations(kept),
+            samples: samples(config.batch, config.accumulate, config.resolution),
         }
     }
 
     /// All of it, with the program.
     pub fn total(&self) -> u64 {
-        self.weights + self.optimizer + self.activations + BASE
+        self.weights + self.optimizer + self.activations + self.samples + BASE
     }
+}
+
+fn activations(values: usize) -> u64 {
+    (F32 as f64 * values as f64 * SLACK) as u64
+}
+
+/// Pictures of the steps in memory, and once more those of the batch on its way to the network.
+fn samples(batch: usize, accumulate: usize, resolution: usize) -> u64 {
+    F32 * (batch * (STEPS_IN_MEMORY * accumulate + 1) * 3 * resolution.pow(2)) as u64
 }
 
 fn tower_weights(config: &FastVitConfig) -> u64 {
@@ -128,4 +175,45 @@ fn tower_values(config: &FastVitConfig, resolution: usize, trained: bool) -> usi
         values += config.form.blocks[s] * side * side * (mixer + 5 * width + 2 * config.hidden[s]);
     }
     values + side * side * 5 * config.features()
+}
+
+/// Values that a position leaves in a layer with norms before attention and feed-forward: sums, normed rows, queries,
+/// keys and values, the mixture; the feed-forward before and after its activation.
+fn transformer_values(width: usize, hidden: usize) -> usize {
+    8 * width + 2 * hidden
+}
+
+fn transformer_weights(width: usize, hidden: usize) -> usize {
+    4 * width * width + 2 * width * hidden + 9 * width + hidden
+}
+
+fn vit_weights(c: &VitConfig) -> u64 {
+    let stem = match c.stem {
+        VitStem::Convs(stem) => stem * (48 + 4 * stem + 4 * c.width + 4),
+        VitStem::Patches(side) => 3 * side * side * c.width,
+    };
+    (c.layers * transformer_weights(c.width, c.hidden) + stem + (c.positions + 4) * c.width) as u64
+}
+
+/// Values that a picture leaves in a transformer; of a frozen one those of its widest layer.
+fn vit_values(c: &VitConfig, resolution: usize, trained: bool) -> usize {
+    // Windows of the convolutions and what follows them.
+    let stem = 3 * resolution.pow(2)
+        + match c.stem {
+            VitStem::Convs(stem) => resolution.pow(2) / 16 * 7 * stem,
+            VitStem::Patches(_) => 0,
+        };
+    let layer = c.positions * transformer_values(c.width, c.hidden);
+    if trained { stem + c.layers * layer } else { stem.max(layer) }
+}
+
+fn text_weights(c: &ClipTextConfig, embed_dim: usize) -> u64 {
+    let layers = c.convolutions.len() * transformer_weights(c.width, c.hidden);
+    (layers + (c.vocab_size + c.context_length + embed_dim + 2) * c.width) as u64
+}
+
+/// Values that a text leaves in its tower; of a frozen one those of a layer.
+fn text_values(c: &ClipTextConfig, trained: bool) -> usize {
+    let layers = if trained { c.convolutions.len() } else { 1 };
+    c.context_length * (layers * transformer_values(c.width, c.hidden) + 3 * c.width)
 }

@@ -85,6 +85,9 @@ pub struct ClipRecipe {
     pub new: Option<FreshClip>,
     /// What to learn from.
     pub data: ClipData,
+    /// What to measure on while training, without learning from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_back: Option<ClipData>,
     /// How.
     pub train: ClipFit,
 }
@@ -115,10 +118,12 @@ impl ClipRecipe {
     pub fn read(path: &Path, changes: &[String]) -> Result<Self, TrainError> {
         let mut recipe: Self = read(path, changes)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        match &mut recipe.data {
-            ClipData::Drawn(_) => {}
-            ClipData::Captions(captions) => captions.beside(folder),
-            ClipData::Reinforced { folder: shards, .. } => *shards = folder.join(&shards),
+        for data in std::iter::once(&mut recipe.data).chain(&mut recipe.held_back) {
+            match data {
+                ClipData::Drawn(_) => {}
+                ClipData::Captions(captions) => captions.beside(folder),
+                ClipData::Reinforced { folder: shards, .. } => *shards = folder.join(&shards),
+            }
         }
         Ok(recipe)
     }

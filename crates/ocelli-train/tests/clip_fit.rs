@@ -113,9 +113,12 @@ fn config(steps: u64, loss: clip::ClipLoss) -> clip::ClipFit {
         accumulate: 1,
         resolution: SIZE,
         learning_rate: 3e-3,
+        learning_rates: clip::ClipRates::default(),
         schedule: Schedule { steps, warmup_steps: 3, floor: 0.05, ..Schedule::default() },
         optimizer: clip::ClipOptimizer::default(),
         loss,
+        evaluate_every: 0,
+        evaluate_samples: COUNT,
         seed: 3,
         save_every: 1000,
     }
@@ -150,7 +153,9 @@ fn fit(
         records.push(record.clone());
         if record.step >= until { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let network = clip::train(network, &device, &naming, pairs, config, &run, &mut progress, &|_| {})?;
+    // Held back is nothing here, so that it is known what a measurement is to find.
+    let sources = clip::Sources { pairs, held_back: Some(pairs) };
+    let network = clip::train(network, &device, &naming, &sources, config, &run, &mut progress, &|_| {})?;
     Ok((records, network))
 }
 
@@ -179,12 +184,17 @@ fn sixteen_pairs_are_learned_by_heart() {
         let folders = Folders::new();
         assert!(right(&network(1, &Device::flex()).0) < COUNT / 2);
         // All of them in every batch: the statistics of a batch are then those of the network in use.
-        let config = clip::ClipFit { batch: COUNT, ..config(80, loss.clone()) };
+        let config = clip::ClipFit { batch: COUNT, evaluate_every: 78, ..config(80, loss.clone()) };
         let (records, network) = fit(&folders, &config, &none, 1, u64::MAX).expect("trains");
         assert_eq!(records.len(), 80);
         let (first, last) = (records[0].loss, records[79].loss);
         assert!(last < 0.1 * first, "{loss:?}: {first} to {last}");
         assert_eq!(right(&network), COUNT, "{loss:?}: {first} to {last}");
+        let measured: Vec<_> = records.iter().filter(|record| record.held_back_loss.is_some()).collect();
+        assert_eq!(measured.iter().map(|record| record.step).collect::<Vec<_>>(), [78, 80]);
+        assert_eq!(measured[1].held_back_recall, Some(1.0));
+        let pairs_alone = measured[1].held_back_loss.expect("measured");
+        assert!(pairs_alone < 0.3 * first, "{loss:?}: {pairs_alone} of {first}");
     }
 }
 

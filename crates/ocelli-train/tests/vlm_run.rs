@@ -1,10 +1,10 @@
 //! Whole runs on drawn scenes with a very small FastVLM: it learns, goes on bit for bit after a kill, keeps frozen parts,
 //! and answers in the engine as it was trained.
 
+mod support;
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use ocelli::{FastVlm as Engine, ImageOptions, LoadOptions, Request, Rgb8};
 use ocelli_drawn::{Scene, Split, scene_seed};
@@ -18,6 +18,7 @@ use ocelli_train::fresh::FreshVlm;
 use ocelli_train::lora::{self, LoraConfig};
 use ocelli_train::nets::FastVlm;
 use safetensors::SafeTensors;
+use support::runs;
 
 const SIZE: usize = 64;
 
@@ -241,42 +242,9 @@ schedule = { steps = 24 }
 save_every = 5
 "#;
 
-fn program(recipe: &Path, out: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ocelli-train"));
-    command.arg("vlm").arg("--config").arg(recipe).arg("--out").arg(out).args(["--threads", "2"]);
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    command
-}
-
-fn lines(dir: &Path) -> usize {
-    std::fs::read_to_string(dir.join("metrics.jsonl")).map_or(0, |text| text.lines().count())
-}
-
 #[test]
 fn a_killed_run_ends_as_one_that_was_not() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let [recipe, whole, killed] = ["recipe.toml", "whole", "killed"].map(|name| dir.path().join(name));
-    std::fs::write(&recipe, RECIPE).expect("written");
-    assert!(program(&recipe, &whole).status().expect("runs").success());
-    let mut child = program(&recipe, &killed).spawn().expect("runs");
-    let begin = Instant::now();
-    while lines(&killed) < 8 {
-        assert!(begin.elapsed() < Duration::from_secs(300), "no eight steps in five minutes");
-        assert!(child.try_wait().expect("its state").is_none(), "it ends before it is killed");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    // On Unix this is SIGKILL.
-    child.kill().expect("killed");
-    child.wait().expect("its end");
-    assert!(program(&recipe, &killed).status().expect("runs").success());
-    assert!(weights(&last(&killed)) == weights(&last(&whole)));
-    let loss = |dir: &Path| -> Vec<f64> {
-        let text = std::fs::read_to_string(dir.join("metrics.jsonl")).expect("metrics");
-        let loss =
-            |line: &str| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["loss"].as_f64();
-        text.lines().map(|line| loss(line).expect("a loss")).collect()
-    };
-    assert_eq!(loss(&killed).len(), 24);
-    assert_eq!(loss(&killed), loss(&whole));
-    assert!(std::fs::read_to_string(killed.join("curves.html")).expect("a page").contains("<polyline"));
+    let whole = runs::killed_ends_alike("vlm", RECIPE, 24);
+    let page = std::fs::read_to_string(whole.path().join("curves.html")).expect("a page");
+    assert!(page.contains("<polyline"));
 }

@@ -190,6 +190,15 @@ impl Augmentation {
         }
     }
 
+    /// The middle of a picture, and nothing that is left to chance: as pictures are prepared for use.
+    pub fn centre(size: usize) -> Self {
+        let steps = vec![
+            Step::Resize { size: Size::Shorter(size), filter: Filter::Bicubic },
+            Step::CenterCrop { size: [size; 2] },
+        ];
+        Self { steps, mean: CLIP_MEAN, std: CLIP_STD }
+    }
+
     /// The same for a network that takes pictures of another size or differently normalised, as a run of training has
     /// it: pictures come in the network's size, and are otherwise the same.
     pub fn for_network(mut self, size: usize, mean: [f32; 3], std: [f32; 3]) -> Self {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use burn::module::Module;
 use burn::tensor::Gradients;
 use ocelli_weights::Naming;
 use rayon::prelude::*;
@@ -54,7 +55,7 @@ struct Moments {
     square: Vec<f32>,
 }
 
-/// A part of a network and its learning rate; parts that are not named stay as they are.
+/// A part of a network and its learning rate; parts that are not named, or have a rate of 0, stay as they are.
 pub struct Part<'a> {
     /// Our name of it.
     pub name: &'a str,
@@ -62,6 +63,28 @@ pub struct Part<'a> {
     pub network: &'a mut dyn Named,
     /// Its learning rate.
     pub learning_rate: f64,
+}
+
+/// A part with a peak learning rate of 0 gets no gradients, and its BatchNorms keep their statistics.
+pub(crate) fn frozen_at_zero<M: Module>(part: M, peak: f64) -> M {
+    if peak == 0.0 { part.freeze() } else { part }
+}
+
+/// Whether parts can learn at these peak learning rates.
+///
+/// # Errors
+/// When one is no rate, or all are 0.
+pub(crate) fn check_rates(rates: &[f64]) -> Result<(), TrainError> {
+    let wrong = |reason: String| Err(TrainError::Setting { reason });
+    match rates.iter().find(|rate| !rate.is_finite() || **rate < 0.0) {
+        Some(rate) => {
+            wrong(format!("a learning rate of {rate}; it is a positive number, or 0 to freeze a part"))
+        }
+        None if rates.iter().all(|&rate| rate == 0.0) => {
+            wrong("every learning rate is 0: no part would learn".into())
+        }
+        None => Ok(()),
+    }
 }
 
 impl AdamW {
@@ -81,7 +104,7 @@ impl AdamW {
         gradients: &Gradients,
     ) -> Result<(), TrainError> {
         let mut collect = Collect { naming, gradients, sums: &mut self.sums };
-        for part in parts {
+        for part in parts.iter_mut().filter(|part| part.learning_rate > 0.0) {
             part.network.exchange(part.name, &mut collect)?;
         }
         Ok(())
@@ -103,7 +126,7 @@ impl AdamW {
         let clip = f64::from(self.config.clip_norm);
         let scale = if clip > 0.0 && norm > clip { mean * clip / norm } else { mean };
         self.steps += 1;
-        for part in parts {
+        for part in parts.iter_mut().filter(|part| part.learning_rate > 0.0) {
             let mut update = Update {
                 naming,
                 config: self.config,

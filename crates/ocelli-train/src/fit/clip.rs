@@ -9,9 +9,9 @@ use ocelli_weights::{Naming, RawCheckpoint};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::adamw::{AdamW, AdamWConfig, Part};
+use super::adamw::{AdamW, AdamWConfig, Part, check_rates, frozen_at_zero};
 use super::run::{Run, optimizer_state};
-use super::steps::{Learner, Samples, Steps};
+use super::steps::{Learner, Measured, Samples, Steps, check_measuring, evaluate_samples};
 use super::{Record, Schedule};
 use crate::TrainError;
 use crate::clip_data::{Pair, Pairs};
@@ -37,6 +37,9 @@ pub struct ClipFit {
     /// Peak learning rate; 1e-3 for the released models.
     #[serde(default = "learning_rate")]
     pub learning_rate: f64,
+    /// Other ones for some parts.
+    #[serde(default, skip_serializing_if = "ClipRates::is_empty")]
+    pub learning_rates: ClipRates,
     /// How it rises and falls.
     #[serde(default)]
     pub schedule: Schedule,
@@ -46,6 +49,12 @@ pub struct ClipFit {
     /// What is learned by.
     #[serde(default)]
     pub loss: ClipLoss,
+    /// Steps from one evaluation to the next; 0 evaluates never.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub evaluate_every: u64,
+    /// Samples of an evaluation.
+    #[serde(default = "evaluate_samples", skip_serializing_if = "is_usual")]
+    pub evaluate_samples: usize,
     /// Of the order of samples, and of what is left to chance in them.
     #[serde(default)]
     pub seed: u64,
@@ -59,6 +68,44 @@ fn one() -> usize {
 
 fn learning_rate() -> f64 {
     1e-3
+}
+
+/// Peak learning rates of parts, where it is not that of all; 0 freezes a part.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClipRates {
+    /// Of the image tower with its projection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<f64>,
+    /// Of the text tower with its projection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<f64>,
+    /// Of what similarities are multiplied with, and of SigLIP's bias.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logit_scale: Option<f64>,
+}
+
+impl ClipRates {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+// What older runs did not say is not written, so that they go on.
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+fn is_usual(samples: &usize) -> bool {
+    *samples == evaluate_samples()
+}
+
+/// Peak learning rates of all parts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PeakRates {
+    pub(crate) image: f64,
+    pub(crate) text: f64,
+    pub(crate) logit_scale: f64,
 }
 
 /// Settings of AdamW; by default those of the released MobileCLIPs.
@@ -133,7 +180,25 @@ fn yes() -> bool {
     true
 }
 
+impl ClipLoss {
+    /// The loss of pairs without teachers.
+    fn of_pairs(&self) -> Self {
+        match self {
+            Self::Siglip { bias } => Self::Siglip { bias: *bias },
+            Self::Clip {} | Self::Reinforced { .. } => Self::Clip {},
+        }
+    }
+}
+
 impl ClipFit {
+    /// The peak learning rate of every part.
+    pub(crate) fn rates(&self) -> PeakRates {
+        let ClipRates { image, text, logit_scale } = self.learning_rates;
+        let [image, text, logit_scale] =
+            [image, text, logit_scale].map(|rate| rate.unwrap_or(self.learning_rate));
+        PeakRates { image, text, logit_scale }
+    }
+
     /// Whether a run can be of these settings.
     ///
     /// # Errors
@@ -143,9 +208,8 @@ impl ClipFit {
         if self.batch == 0 || self.accumulate == 0 || self.resolution == 0 {
             return wrong("batch, accumulate and resolution are at least 1".into());
         }
-        if !self.learning_rate.is_finite() || self.learning_rate <= 0.0 {
-            return wrong(format!("a learning rate of {}", self.learning_rate));
-        }
+        let PeakRates { image, text, logit_scale } = self.rates();
+        check_rates(&[image, text, logit_scale])?;
         match &self.loss {
             ClipLoss::Reinforced { lambda, .. } if !(0.0..=1.0).contains(lambda) => {
                 wrong(format!("lambda is {lambda}; it is a share, from 0 to 1"))
@@ -156,6 +220,14 @@ impl ClipFit {
     }
 }
 
+/// What a run learns from and what it is measured on.
+pub struct Sources<'a> {
+    /// To learn from.
+    pub pairs: &'a dyn Pairs,
+    /// To measure on, if [`ClipFit::evaluate_every`] asks for it: by the loss of pairs alone, without teachers.
+    pub held_back: Option<&'a dyn Pairs>,
+}
+
 /// Train `network`, which lies on `device`, or go on with the run in the folder of `run`. `progress` gets the record of
 /// every step and may stop the run, which then writes a checkpoint. Bad samples are told through `tell` and counted.
 ///
@@ -163,63 +235,71 @@ impl ClipFit {
 /// When the settings cannot be, there is nothing to learn from, a file cannot be read or written, or the loss is no
 /// number any more.
 pub fn train(
-    network: MobileClip,
+    mut network: MobileClip,
     device: &Device,
     naming: &Naming,
-    pairs: &dyn Pairs,
+    sources: &Sources<'_>,
     config: &ClipFit,
     run: &Run,
     progress: &mut dyn FnMut(&Record) -> ControlFlow<()>,
     tell: &(dyn Fn(&str) + Sync),
 ) -> Result<MobileClip, TrainError> {
     config.check()?;
+    check_measuring(config.evaluate_every, sources.held_back.is_some())?;
     let mut optimizer = AdamW::new(config.optimizer.into());
-    let mut student = Student::new(network, &config.loss, device);
-    let sizes = Sizes::of(&mut student, naming)?;
+    if let (ClipLoss::Siglip { bias }, None) = (&config.loss, &network.similarity.bias) {
+        network.similarity.add_bias(*bias, device);
+    }
+    let mut network = freeze(network, config.rates());
+    let sizes = Sizes::of(&mut network, naming)?;
     let mut taken = 0;
     if let Some((last, dir)) = run.last() {
         let checkpoint = RawCheckpoint::open_clip(&dir.join("model.safetensors"))?;
-        crate::checkpoint::load(&mut student, &checkpoint)?;
+        crate::checkpoint::load(&mut network, &checkpoint)?;
         optimizer.restore(optimizer_state(&dir)?, last);
         taken = last;
     }
+    let pairs = sources.pairs;
     let mut order = Order::new(pairs.count(), config)?;
     let schedule = config.schedule.in_steps(order.steps_per_epoch());
-    let mut learner = Learning { student, optimizer, device, naming, config, run };
-    let save_every = config.save_every;
+    let held_back = sources.held_back;
+    let mut learner = Learning { network, optimizer, device, naming, held_back, sizes, config, run };
+    let (save_every, evaluate_every) = (config.save_every, config.evaluate_every);
     let make =
         |step| order.step(step).into_iter().map(|drawn| Batch::make(pairs, &drawn, config, sizes)).collect();
-    Steps { taken, schedule, save_every, run, progress, tell }.take(make, &mut learner)?;
-    Ok(learner.student.clip)
+    Steps { taken, schedule, save_every, evaluate_every, run, progress, tell }.take(make, &mut learner)?;
+    Ok(learner.network)
 }
 
 /// A network while it learns.
 struct Learning<'a> {
-    student: Student,
+    network: MobileClip,
     optimizer: AdamW,
     device: &'a Device,
     naming: &'a Naming,
+    held_back: Option<&'a dyn Pairs>,
+    sizes: Sizes,
     config: &'a ClipFit,
     run: &'a Run,
 }
 
 impl Learner<Batch> for Learning<'_> {
     fn learn(&mut self, batches: &[Batch], rate: f64) -> Result<(f32, f64), TrainError> {
-        learn(&mut self.student, &mut self.optimizer, self.naming, batches, self.config, rate, self.device)
+        learn(&mut self.network, &mut self.optimizer, self.naming, batches, self.config, rate, self.device)
     }
 
-    fn held_back_loss(&self, _: u64, _: bool) -> Option<f32> {
-        None
+    fn measure(&self, tell: &dyn Fn(&str)) -> Option<Measured> {
+        evaluate(&self.network, self.held_back?, self.config, self.sizes, self.device, tell)
     }
 
     fn save(&mut self, step: u64) -> Result<(), TrainError> {
-        self.run.save(step, &mut self.student, self.naming, &self.optimizer, None).map(drop)
+        self.run.save(step, &mut self.network, self.naming, &self.optimizer, None).map(drop)
     }
 }
 
 /// One step; mean loss of its batches, and norm of the gradients.
 fn learn(
-    student: &mut Student,
+    network: &mut MobileClip,
     optimizer: &mut AdamW,
     naming: &Naming,
     batches: &[Batch],
@@ -227,56 +307,88 @@ fn learn(
     rate: f64,
     device: &Device,
 ) -> Result<(f32, f64), TrainError> {
-    let learning_rate = config.learning_rate * rate;
+    let rates = config.rates();
     let mut loss = 0.0;
     for batch in batches {
-        let batch_loss = batch.loss(student, &config.loss, device);
+        let batch_loss = batch.loss(network, &config.loss, device);
         loss += batch_loss.clone().into_scalar::<f32>() / batches.len() as f32;
-        let gradients = batch_loss.backward();
-        optimizer.add(&mut [Part { name: "", network: &mut *student, learning_rate }], naming, &gradients)?;
+        optimizer.add(&mut parts(network, rates, rate), naming, &batch_loss.backward())?;
         optimizer.end_batch();
     }
-    let norm = optimizer.step(&mut [Part { name: "", network: &mut *student, learning_rate }], naming)?;
-    student.clamp_scale();
+    let norm = optimizer.step(&mut parts(network, rates, rate), naming)?;
+    if rates.logit_scale > 0.0 {
+        clamp(&mut network.similarity.log_scale);
+    }
     Ok((loss, norm))
 }
 
-/// A network with what only its training needs.
-#[derive(Module, Debug)]
-struct Student {
-    clip: MobileClip,
-    /// SigLIP's, `[1]`.
-    logit_bias: Option<Param<Tensor<1>>>,
+fn parts(network: &mut MobileClip, rates: PeakRates, rate: f64) -> [Part<'_>; 3] {
+    let MobileClip { image, text, similarity } = network;
+    [
+        Part { name: "vision", network: image, learning_rate: rates.image * rate },
+        Part { name: "text", network: text, learning_rate: rates.text * rate },
+        Part { name: "logit_scale", network: similarity, learning_rate: rates.logit_scale * rate },
+    ]
 }
 
-impl Student {
-    fn new(clip: MobileClip, loss: &ClipLoss, device: &Device) -> Self {
-        let bias = match loss {
-            ClipLoss::Siglip { bias } => Some(*bias),
-            ClipLoss::Clip {} | ClipLoss::Reinforced { .. } => None,
-        };
-        let logit_bias = bias.map(|bias| Param::from_tensor(Tensor::full([1], bias, device)));
-        Self { clip, logit_bias }
-    }
-
-    fn clamp_scale(&mut self) {
-        let scale = &mut self.clip.logit_scale;
-        let values = Parameter::values(scale);
-        let clamped: Vec<f32> = values.iter().map(|value| value.clamp(0.0, MOST_LOG_SCALE)).collect();
-        if clamped != values {
-            Parameter::set(scale, clamped);
-        }
+fn freeze(network: MobileClip, rates: PeakRates) -> MobileClip {
+    let MobileClip { image, text, similarity } = network;
+    MobileClip {
+        image: frozen_at_zero(image, rates.image),
+        text: frozen_at_zero(text, rates.text),
+        similarity: frozen_at_zero(similarity, rates.logit_scale),
     }
 }
 
-impl Named for Student {
-    fn exchange(&mut self, name: &str, with: &mut dyn Exchange) -> Result<(), TrainError> {
-        self.clip.exchange(name, with)?;
-        match &mut self.logit_bias {
-            Some(bias) => with.tensor("logit_bias", Form::Scalar, bias),
-            None => Ok(()),
-        }
+fn clamp(log_scale: &mut Param<Tensor<1>>) {
+    let values = Parameter::values(log_scale);
+    let clamped: Vec<f32> = values.iter().map(|value| value.clamp(0.0, MOST_LOG_SCALE)).collect();
+    if clamped != values {
+        Parameter::set(log_scale, clamped);
     }
+}
+
+/// Loss over pairs that nothing is learned from, in batches as they are learned from, and recall among all of them; as
+/// the engine would compute them, by running statistics.
+fn evaluate(
+    network: &MobileClip,
+    held_back: &dyn Pairs,
+    config: &ClipFit,
+    sizes: Sizes,
+    device: &Device,
+    tell: &dyn Fn(&str),
+) -> Option<Measured> {
+    let (network, device) = (network.valid(), device.clone().inner());
+    let count = held_back.count().min(config.evaluate_samples);
+    // What is left to chance is the same in every measurement.
+    let drawn: Vec<Drawn> = (0..count).map(|index| (index, Random::of(&[index as u64]).next())).collect();
+    // Teachers say nothing about how the network does.
+    let config = &ClipFit { loss: config.loss.of_pairs(), ..config.clone() };
+    let (mut all, mut ids) = ([Vec::new(), Vec::new()], Vec::new());
+    let (mut sum, mut counted) = (0.0, 0);
+    for drawn in drawn.chunks(config.batch) {
+        let batch = Batch::make(held_back, drawn, config, sizes);
+        batch.bad.iter().for_each(|reason| tell(reason));
+        if batch.pairs == 0 {
+            continue;
+        }
+        let embeddings = batch.embed(&network, &device);
+        // The loss depends on the size of a batch.
+        if batch.pairs == config.batch || counted == 0 {
+            let loss = batch.loss_of(&network, &config.loss, &embeddings, &device);
+            sum += loss.into_scalar::<f32>() * batch.pairs as f32;
+            counted += batch.pairs;
+        }
+        all[0].push(embeddings.images);
+        all[1].push(embeddings.texts);
+        ids.extend(batch.texts[0].chunks_exact(sizes.context_length).map(<[i32]>::to_vec));
+    }
+    let [images, texts] = all.map(|rows| (!rows.is_empty()).then(|| Tensor::cat(rows, 0)));
+    let nearest = images?.matmul(texts?.transpose()).argmax(1).into_data().convert::<i32>();
+    let nearest: Vec<i32> = nearest.try_to_vec().expect("converted");
+    // Some texts come twice.
+    let right = nearest.iter().zip(&ids).filter(|(nearest, own)| ids[**nearest as usize] == **own).count();
+    Some(Measured { loss: sum / counted as f32, recall: Some(right as f32 / ids.len() as f32) })
 }
 
 /// What a network takes as texts.
@@ -294,11 +406,11 @@ struct FindSizes<'a> {
 }
 
 impl Sizes {
-    fn of(student: &mut Student, naming: &Naming) -> Result<Self, TrainError> {
+    fn of(network: &mut MobileClip, naming: &Naming) -> Result<Self, TrainError> {
         let name = |ours: &str| crate::checkpoint::module(naming, ours).map(|(name, _)| name);
         let names = [name("text.token_embedding.weight")?, name("text.pos_embed")?];
         let mut find = FindSizes { naming, names, found: Self::default() };
-        student.exchange("", &mut find)?;
+        network.exchange("", &mut find)?;
         Ok(find.found)
     }
 }
@@ -361,6 +473,14 @@ impl Order {
         let batches = all[step * samples..][..samples].chunks(self.batch);
         batches.map(|batch| batch.iter().map(drawn).collect()).collect()
     }
+}
+
+/// What a network makes of a batch, rows of length 1.
+struct Embeddings {
+    /// `[pairs, embed_dim]`.
+    images: Tensor<2>,
+    /// `[kinds * pairs, embed_dim]`.
+    texts: Tensor<2>,
 }
 
 /// Samples of one forward pass.
@@ -432,27 +552,47 @@ impl Batch {
         }
     }
 
-    fn loss(&self, student: &Student, loss: &ClipLoss, device: &Device) -> Tensor<1> {
-        let Student { clip, logit_bias } = student;
+    fn loss(&self, network: &MobileClip, loss: &ClipLoss, device: &Device) -> Tensor<1> {
+        self.loss_of(network, loss, &self.embed(network, device), device)
+    }
+
+    fn embed(&self, network: &MobileClip, device: &Device) -> Embeddings {
         let shape = [self.pairs, self.resolution, self.resolution, 3];
         let pixels = Tensor::from_data(TensorData::new(self.pixels.clone(), shape), device);
-        let images = losses::normalized(clip.embed_images(pixels));
-        let kinds = if self.texts[1].is_empty() { 1 } else { 2 };
-        let ids = TensorData::new(self.texts.concat(), [kinds * self.pairs, self.context_length]);
-        let texts = losses::normalized(clip.embed_texts(Tensor::<2, Int>::from_data(ids, device)));
-        let log_scale = clip.logit_scale.val();
-        match (loss, logit_bias) {
-            (ClipLoss::Reinforced { lambda, teachers, .. }, _) => {
+        let images = losses::normalized(network.embed_images(pixels));
+        let ids = TensorData::new(self.texts.concat(), [self.kinds() * self.pairs, self.context_length]);
+        let texts = losses::normalized(network.embed_texts(Tensor::<2, Int>::from_data(ids, device)));
+        Embeddings { images, texts }
+    }
+
+    /// Of texts: captions, and synthetic ones.
+    fn kinds(&self) -> usize {
+        if self.texts[1].is_empty() { 1 } else { 2 }
+    }
+
+    fn loss_of(
+        &self,
+        network: &MobileClip,
+        loss: &ClipLoss,
+        Embeddings { images, texts }: &Embeddings,
+        device: &Device,
+    ) -> Tensor<1> {
+        let log_scale = network.similarity.log_scale.val();
+        match loss {
+            ClipLoss::Reinforced { lambda, teachers, .. } => {
                 let rows = |of: usize| losses::rows(self.teachers[of].clone(), teachers.columns(), device);
                 let kind = |k: usize| Texts {
                     student: texts.clone().narrow(0, k * self.pairs, self.pairs),
                     teachers: rows(1 + k),
                 };
-                let kinds: Vec<Texts> = (0..kinds).map(kind).collect();
-                losses::reinforced(&images, &rows(0), &kinds, &log_scale, teachers, *lambda)
+                let kinds: Vec<Texts> = (0..self.kinds()).map(kind).collect();
+                losses::reinforced(images, &rows(0), &kinds, &log_scale, teachers, *lambda)
             }
-            (_, Some(bias)) => losses::siglip(&images, &texts, &log_scale, &bias.val()),
-            (_, None) => losses::clip(&images, &texts, &log_scale),
+            ClipLoss::Siglip { .. } => {
+                let bias = network.similarity.bias.as_ref().expect("a network with this loss has a bias");
+                losses::siglip(images, texts, &log_scale, &bias.val())
+            }
+            ClipLoss::Clip {} => losses::clip(images, texts, &log_scale),
         }
     }
 }

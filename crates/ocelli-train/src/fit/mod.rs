@@ -16,3 +16,4 @@ pub use adamw::{AdamW, AdamWConfig};
 pub use records::{Record, Records};
 pub use run::Run;
 pub use schedule::Schedule;
+pub(crate) use steps::STEPS_IN_MEMORY;

@@ -25,6 +25,7 @@ pub fn page(name: &str, records: &[Record]) -> String {
         averaged(records.iter().filter_map(|record| Some((record.step as f64, f(record)?))).collect())
     };
     let losses = [curve(&|r| Some(f64::from(r.loss))), curve(&|r| r.held_back_loss.map(f64::from))];
+    let recall = [Vec::new(), curve(&|r| r.held_back_recall.map(f64::from))];
     let rate = [curve(&|r| Some(r.rate)), Vec::new()];
     let norm = [curve(&|r| Some(r.gradient_norm)), Vec::new()];
     let speed = [curve(&|r| Some(r.samples_per_s)), Vec::new()];
@@ -40,7 +41,8 @@ pub fn page(name: &str, records: &[Record]) -> String {
         )
     });
     let plots = [
-        ("Loss, nats a token; samples that nothing is learned from in red", losses),
+        ("Loss; samples that nothing is learned from in red", losses),
+        ("Share of their pictures to which the own text is nearest", recall),
         ("Learning rate, share of the peak", rate),
         ("Norm of the gradients before clipping", norm),
         ("Samples per second", speed),
@@ -49,8 +51,8 @@ pub fn page(name: &str, records: &[Record]) -> String {
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>{name}</title><style>{STYLE}</style><h1>{name}</h1><p>{summary}</p>\n"
     );
-    for (title, curves) in plots {
-        let _ = writeln!(html, "<h2>{title}</h2>{}", plot(&curves));
+    for (title, curves) in plots.iter().filter(|(_, curves)| curves.iter().any(|c| !c.is_empty())) {
+        let _ = writeln!(html, "<h2>{title}</h2>{}", plot(curves));
     }
     html
 }
@@ -119,6 +121,7 @@ mod tests {
             steps: 1000,
             loss: 4.0 / step as f32,
             held_back_loss: step.is_multiple_of(100).then_some(0.5),
+            held_back_recall: None,
             rate: 1.0,
             gradient_norm: 2.0,
             samples: 8,

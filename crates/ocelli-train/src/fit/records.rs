@@ -15,11 +15,14 @@ pub struct Record {
     pub step: u64,
     /// Of the run.
     pub steps: u64,
-    /// Mean cross entropy of the learned tokens, nats.
+    /// Mean loss: of a FastVLM cross entropy of the learned tokens, nats.
     pub loss: f32,
     /// The same over samples that nothing is learned from, where a step was to measure it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_back_loss: Option<f32>,
+    /// Share of the pictures among them to which their own text was nearest, of a MobileCLIP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_back_recall: Option<f32>,
     /// Share of the peak learning rate.
     pub rate: f64,
     /// Norm of the gradients before clipping.

@@ -10,6 +10,8 @@ use crate::TrainError;
 
 /// Steps whose batches are made ahead.
 const AHEAD: usize = 2;
+/// Steps whose batches are in memory at most: the one that is learned from, those ahead, and the one that is being made.
+pub(crate) const STEPS_IN_MEMORY: usize = AHEAD + 2;
 
 /// Samples of one forward pass.
 pub(crate) trait Samples: Send {
@@ -25,11 +27,37 @@ pub(crate) trait Learner<B> {
     /// gradients.
     fn learn(&mut self, batches: &[B], rate: f64) -> Result<(f32, f64), TrainError>;
 
-    /// The loss over samples that nothing is learned from, if the step, counted from 1, is one to measure it at.
-    fn held_back_loss(&self, step: u64, is_last: bool) -> Option<f32>;
+    /// What it makes of samples that nothing is learned from; none if there are none. Bad ones are told.
+    fn measure(&self, tell: &dyn Fn(&str)) -> Option<Measured>;
 
     /// Write a checkpoint after so many steps.
     fn save(&mut self, step: u64) -> Result<(), TrainError>;
+}
+
+/// What a network makes of samples that nothing is learned from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Measured {
+    /// Mean loss.
+    pub(crate) loss: f32,
+    /// Share of pictures to which their own text is nearest, of networks that compare both.
+    pub(crate) recall: Option<f32>,
+}
+
+/// How a run that is trained with a recipe is to be measured.
+///
+/// # Errors
+/// When it is to be measured on nothing.
+pub(crate) fn check_measuring(evaluate_every: u64, held_back: bool) -> Result<(), TrainError> {
+    if evaluate_every > 0 && !held_back {
+        let reason = "train.evaluate_every is set, but there is nothing to measure on: give [held_back], or leave it out";
+        return Err(TrainError::Setting { reason: reason.into() });
+    }
+    Ok(())
+}
+
+/// Samples of a measurement, if a recipe says nothing else.
+pub(crate) fn evaluate_samples() -> usize {
+    64
 }
 
 /// Where a run stands and what it tells.
@@ -40,6 +68,8 @@ pub(crate) struct Steps<'a> {
     pub(crate) schedule: Schedule,
     /// Steps from one checkpoint to the next.
     pub(crate) save_every: u64,
+    /// Steps from one measurement to the next, the last step always being one; 0 measures never.
+    pub(crate) evaluate_every: u64,
     /// The folder.
     pub(crate) run: &'a Run,
     /// Gets the record of every step and may stop the run, which then writes a checkpoint.
@@ -81,12 +111,16 @@ impl Steps<'_> {
                 if !loss.is_finite() {
                     return Err(TrainError::Diverged { step, loss });
                 }
+                let due =
+                    self.evaluate_every > 0 && (step.is_multiple_of(self.evaluate_every) || step == last);
                 let samples_per_s = samples as f64 / started.elapsed().as_secs_f64();
+                let measured = if due { learner.measure(&|bad| (self.tell)(bad)) } else { None };
                 let record = Record {
                     step,
                     steps: last,
                     loss,
-                    held_back_loss: learner.held_back_loss(step, step == last),
+                    held_back_loss: measured.map(|measured| measured.loss),
+                    held_back_recall: measured.and_then(|measured| measured.recall),
                     rate,
                     gradient_norm,
                     samples,

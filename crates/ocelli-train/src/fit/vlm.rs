@@ -9,9 +9,9 @@ use ocelli_weights::{Naming, RawCheckpoint};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::adamw::{AdamW, AdamWConfig, Part};
+use super::adamw::{AdamW, AdamWConfig, Part, check_rates, frozen_at_zero};
 use super::run::{Run, optimizer_state};
-use super::steps::{Learner, Samples, Steps};
+use super::steps::{Learner, Measured, Samples, Steps, check_measuring, evaluate_samples};
 use super::{Record, Schedule};
 use crate::TrainError;
 use crate::layers::Sight;
@@ -76,7 +76,7 @@ pub struct VlmConfig {
     #[serde(default)]
     pub evaluate_every: u64,
     /// Samples of an evaluation.
-    #[serde(default = "sixty_four")]
+    #[serde(default = "evaluate_samples")]
     pub evaluate_samples: usize,
     /// Of the order of samples.
     #[serde(default)]
@@ -86,6 +86,15 @@ pub struct VlmConfig {
 }
 
 impl VlmConfig {
+    /// Whether a run can be of these settings.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let LearningRates { vision, projector, language } = self.learning_rates;
+        check_rates(&[vision, projector, language])
+    }
+
     /// The resolution of a step, counted from 0.
     fn resolution_at(&self, step: u64) -> usize {
         let smaller = self.smaller_first.iter().find(|smaller| step < smaller.until_step);
@@ -105,10 +114,6 @@ pub struct Smaller {
 
 fn one() -> usize {
     1
-}
-
-fn sixty_four() -> usize {
-    64
 }
 
 /// Peak learning rates.
@@ -135,7 +140,8 @@ pub struct Sources<'a> {
 /// every step and may stop the run, which then writes a checkpoint. Bad samples are told through `tell` and counted.
 ///
 /// # Errors
-/// When there is nothing to learn from, a file cannot be read or written, or the loss is no number any more.
+/// When the settings cannot be, there is nothing to learn from, a file cannot be read or written, or the loss is no
+/// number any more.
 pub fn train(
     mut network: FastVlm,
     device: &Device,
@@ -146,6 +152,8 @@ pub fn train(
     progress: &mut dyn FnMut(&Record) -> ControlFlow<()>,
     tell: &(dyn Fn(&str) + Sync),
 ) -> Result<FastVlm, TrainError> {
+    config.check()?;
+    check_measuring(config.evaluate_every, sources.held_back.is_some())?;
     let mut optimizer = AdamW::new(config.optimizer);
     let mut taken = 0;
     network = freeze(network, config.learning_rates);
@@ -165,12 +173,12 @@ pub fn train(
     let schedule = config.schedule.in_steps(order.steps_per_epoch);
     let mut learner =
         Learning { network, optimizer, device, naming, held_back: sources.held_back, config, run };
-    let save_every = config.save_every;
+    let (save_every, evaluate_every) = (config.save_every, config.evaluate_every);
     let make = |step| {
         let (indices, resolution) = (order.step(step), config.resolution_at(step));
         indices.iter().map(|indices| Batch::make(examples, indices, resolution)).collect()
     };
-    Steps { taken, schedule, save_every, run, progress, tell }.take(make, &mut learner)?;
+    Steps { taken, schedule, save_every, evaluate_every, run, progress, tell }.take(make, &mut learner)?;
     Ok(learner.network)
 }
 
@@ -190,11 +198,9 @@ impl Learner<Batch> for Learning<'_> {
         learn(&mut self.network, &mut self.optimizer, self.naming, batches, self.config, rate, self.device)
     }
 
-    fn held_back_loss(&self, step: u64, is_last: bool) -> Option<f32> {
-        let every = self.config.evaluate_every;
-        let due = every > 0 && (step.is_multiple_of(every) || is_last);
-        let held_back = self.held_back.filter(|_| due)?;
-        evaluate(&self.network, held_back, self.config, self.device)
+    fn measure(&self, tell: &dyn Fn(&str)) -> Option<Measured> {
+        let loss = evaluate(&self.network, self.held_back?, self.config, self.device, tell)?;
+        Some(Measured { loss, recall: None })
     }
 
     fn save(&mut self, step: u64) -> Result<(), TrainError> {
@@ -204,12 +210,19 @@ impl Learner<Batch> for Learning<'_> {
 }
 
 /// Mean loss over samples that nothing is learned from, as the engine would compute it: by running statistics.
-fn evaluate(network: &FastVlm, held_back: &dyn Examples, config: &VlmConfig, device: &Device) -> Option<f32> {
+fn evaluate(
+    network: &FastVlm,
+    held_back: &dyn Examples,
+    config: &VlmConfig,
+    device: &Device,
+    tell: &dyn Fn(&str),
+) -> Option<f32> {
     let (network, device) = (network.valid(), device.clone().inner());
     let samples: Vec<usize> = (0..held_back.lengths().len().min(config.evaluate_samples)).collect();
     let (mut sum, mut counted) = (0.0, 0);
     for indices in samples.chunks(config.batch.max(1)) {
         let batch = Batch::make(held_back, indices, config.resolution);
+        batch.bad.iter().for_each(|reason| tell(reason));
         if batch.elements > 0 {
             sum += batch.loss(&network, &device).into_scalar::<f32>() * batch.elements as f32;
             counted += batch.elements;
@@ -218,13 +231,12 @@ fn evaluate(network: &FastVlm, held_back: &dyn Examples, config: &VlmConfig, dev
     (counted > 0).then(|| sum / counted as f32)
 }
 
-/// Parts with a learning rate of 0 get no gradients, and their BatchNorms keep their statistics.
 fn freeze(network: FastVlm, rates: LearningRates) -> FastVlm {
     let FastVlm { vision, projector, language } = network;
     FastVlm {
-        vision: if rates.vision == 0.0 { vision.freeze() } else { vision },
-        projector: if rates.projector == 0.0 { projector.freeze() } else { projector },
-        language: if rates.language == 0.0 { language.freeze() } else { language },
+        vision: frozen_at_zero(vision, rates.vision),
+        projector: frozen_at_zero(projector, rates.projector),
+        language: frozen_at_zero(language, rates.language),
     }
 }
 
@@ -262,14 +274,13 @@ fn learn(
     Ok((loss, norm))
 }
 
-fn parts<'a>(network: &'a mut FastVlm, rates: &LearningRates, rate: f64) -> Vec<Part<'a>> {
+fn parts<'a>(network: &'a mut FastVlm, rates: &LearningRates, rate: f64) -> [Part<'a>; 3] {
     let FastVlm { vision, projector, language } = network;
-    let all = [
+    [
         Part { name: "vision", network: vision, learning_rate: rates.vision * rate },
         Part { name: "projector", network: projector, learning_rate: rates.projector * rate },
         Part { name: "language", network: language, learning_rate: rates.language * rate },
-    ];
-    all.into_iter().filter(|part| part.learning_rate > 0.0).collect()
+    ]
 }
 
 /// The samples of every step.

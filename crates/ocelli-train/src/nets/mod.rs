@@ -13,7 +13,7 @@ pub use clip_head::ClipHead;
 pub use clip_text::{ClipText, ClipTextConfig};
 pub use fastvit::{FastVit, FastVitConfig};
 pub use fastvlm::{FastVlm, Visual};
-pub use mobileclip::{ImageTower, MobileClip};
+pub use mobileclip::{ImageSide, ImageTower, MobileClip, Similarity, TextSide};
 pub use projector::Projector;
 pub use qwen2::{Qwen2, Qwen2Config};
 pub use vit::{Vit, VitConfig, VitStem};

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub mod runs;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use ocelli_train::burn;
 

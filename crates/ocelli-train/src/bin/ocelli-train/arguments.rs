@@ -29,6 +29,12 @@ pub struct RunArguments {
     /// Threads; one for each core if not given.
     #[arg(long)]
     pub threads: Option<usize>,
+    /// Tell how much memory the run takes, and stop.
+    #[arg(long)]
+    pub estimate: bool,
+    /// Start even when memory seems too small.
+    #[arg(long)]
+    pub force: bool,
     /// A record of every step to stdout, as JSON Lines.
     #[arg(long)]
     pub json: bool,

@@ -14,18 +14,23 @@ use ocelli_train::clip_data::{
     Augmentation, CaptionList, Pairs, Plain, Recipe, Reinforced, Shards, Synthetic, Take,
 };
 use ocelli_train::drawn::{DrawnConfig, DrawnPairs, texts};
+use ocelli_train::estimate::Estimate;
 use ocelli_train::fit::Run;
-use ocelli_train::fit::clip::{ClipFit, ClipLoss, train};
+use ocelli_train::fit::clip::{ClipFit, ClipLoss, Sources, train};
 use ocelli_train::nets::MobileClip;
 use ocelli_train::recipe::{ClipData, ClipRecipe};
 use ocelli_train::reinforce::{Captioner, DataSet, ReinforceConfig, Teacher, reinforce};
 use ocelli_weights::{ClipCheckpoint, ClipConfig, Naming, RawCheckpoint};
 
 use crate::arguments::RunArguments;
+use crate::memory::tell_memory;
 use crate::watch::{stop_flag, watched};
 
 /// Scenes whose captions a new vocabulary is learned from.
 const VOCABULARY_SCENES: usize = 5000;
+/// What to change where memory is too small.
+const REMEDY: &str =
+    "make train.batch smaller (train.accumulate does not replace a large one), or lower train.resolution";
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -84,6 +89,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 fn learn(arguments: &RunArguments) -> anyhow::Result<()> {
     let recipe = ClipRecipe::read(&arguments.config, &arguments.changes)?;
+    recipe.train.check()?;
     let device = arguments.open_device()?;
     let write = recipe.new.as_ref().map(|new| {
         |dir: &Path| {
@@ -96,13 +102,26 @@ fn learn(arguments: &RunArguments) -> anyhow::Result<()> {
     });
     let from = arguments.begin("open_clip_model.safetensors", write)?;
     let config = ClipCheckpoint::open(&from)?.config;
-    let pairs = pairs(&recipe.data, &recipe.train, &from, &config)?;
+    let source = |data: &ClipData, held_back| pairs(data, held_back, &recipe.train, &from, &config);
+    let pairs = source(&recipe.data, false)?;
+    let held_back = recipe.held_back.as_ref().map(|data| source(data, true)).transpose()?;
+    if !tell_memory(&estimate(&from, &config, &recipe.train)?, arguments, REMEDY)? {
+        return Ok(());
+    }
+
     let (network, naming) = network(&from, &config, &device)?;
     let run = Run::open(&arguments.out, &from, &recipe)?;
     let earlier = run.read_records()?;
+    let sources = Sources { pairs: &*pairs, held_back: held_back.as_deref() };
     watched(&arguments.out, earlier, arguments.json, |progress, tell| {
-        train(network, &device, &naming, &*pairs, &recipe.train, &run, progress, tell).map(drop)
+        train(network, &device, &naming, &sources, &recipe.train, &run, progress, tell).map(drop)
     })
+}
+
+fn estimate(from: &Path, config: &ClipConfig, fit: &ClipFit) -> anyhow::Result<Estimate> {
+    let raw = RawCheckpoint::open_clip(from)?;
+    let (image, text) = MobileClip::sizes(&raw, config)?;
+    Ok(Estimate::clip(&image, &text, config.embed_dim, fit))
 }
 
 fn network(from: &Path, config: &ClipConfig, device: &Device) -> anyhow::Result<(MobileClip, Naming)> {
@@ -115,7 +134,14 @@ fn network(from: &Path, config: &ClipConfig, device: &Device) -> anyhow::Result<
     Ok((network, raw.naming))
 }
 
-fn pairs(data: &ClipData, fit: &ClipFit, from: &Path, config: &ClipConfig) -> anyhow::Result<Box<dyn Pairs>> {
+/// Pairs to learn from, or held back to measure on: those of captions then with the middle of their pictures.
+fn pairs(
+    data: &ClipData,
+    held_back: bool,
+    fit: &ClipFit,
+    from: &Path,
+    config: &ClipConfig,
+) -> anyhow::Result<Box<dyn Pairs>> {
     let own = ["tokenizer.json", "vocab.json"].iter().any(|name| from.join(name).is_file());
     let tokenizer = if own { ClipTokenizer::from_dir(from)? } else { ClipTokenizer::new() };
     let text = config.text.as_ref().context("a MobileCLIP without a text tower cannot be trained")?;
@@ -130,7 +156,9 @@ fn pairs(data: &ClipData, fit: &ClipFit, from: &Path, config: &ClipConfig) -> an
         ClipData::Captions(file) => {
             let list = CaptionList::read(&file.file, &file.images())?;
             list.bad.iter().for_each(|bad| eprintln!("left out: {bad}"));
-            Box::new(Plain::new(list.samples, Augmentation::usual(recipe.size), recipe, tokenizer))
+            let augmentation =
+                if held_back { Augmentation::centre(recipe.size) } else { Augmentation::usual(recipe.size) };
+            Box::new(Plain::new(list.samples, augmentation, recipe, tokenizer))
         }
         ClipData::Reinforced { folder, synthetic } => {
             let set = DataSet::open(folder)?;
@@ -141,7 +169,7 @@ fn pairs(data: &ClipData, fit: &ClipFit, from: &Path, config: &ClipConfig) -> an
                 set.image_augmentation,
                 recipe,
                 tokenizer,
-                take(&fit.loss, synthetic),
+                if held_back { Take::Pairs } else { take(&fit.loss, synthetic) },
             ))
         }
     })

@@ -3,6 +3,7 @@
 mod arguments;
 mod clip;
 mod device;
+mod memory;
 mod view;
 mod vlm;
 mod watch;

@@ -87,7 +87,9 @@ impl View {
 }
 
 fn line(record: &Record) -> String {
-    let held_back = record.held_back_loss.map_or_else(String::new, |loss| format!(" (held back {loss:.4})"));
+    let recall = record.held_back_recall.map_or_else(String::new, |share| format!(", recall {share:.3}"));
+    let held_back =
+        record.held_back_loss.map_or_else(String::new, |loss| format!(" (held back {loss:.4}{recall})"));
     let bad = if record.bad_samples > 0 { format!(", {} bad", record.bad_samples) } else { String::new() };
     format!("loss {:.4}{held_back}, {:.1} samples/s{bad}", record.loss, record.samples_per_s)
 }

@@ -16,13 +16,16 @@ use ocelli_train::vlm_data::tokens::Style;
 use ocelli_weights::{Checkpoint, Family, RawCheckpoint};
 
 use crate::arguments::RunArguments;
-use crate::device::DeviceKind;
+use crate::memory::tell_memory;
 use crate::watch::watched;
 
 /// Scenes whose texts a new vocabulary is learned from.
 const VOCABULARY_SCENES: usize = 5000;
 /// Samples whose lengths the memory is estimated from.
 const MEASURED: usize = 64;
+/// What to change where memory is too small.
+const REMEDY: &str = "make train.batch smaller and train.accumulate larger, lower train.resolution, set \
+    train.checkpoint_activations or [train.lora]";
 /// Bad samples that are told one by one.
 const TOLD: usize = 20;
 
@@ -37,12 +40,6 @@ pub struct Arguments {
     /// not the file's own. May be given several times.
     #[arg(long, value_name = "FILE[=IMAGES]")]
     data: Vec<String>,
-    /// Tell how much memory the run takes, and stop.
-    #[arg(long)]
-    estimate: bool,
-    /// Start even when memory seems too small.
-    #[arg(long)]
-    force: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -70,6 +67,7 @@ impl From<StageArgument> for Stage {
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let recipe = recipe(arguments)?;
+    recipe.train.check()?;
     let device = arguments.run.open_device()?;
     let write = recipe.new.as_ref().map(|new| {
         |dir: &Path| {
@@ -88,8 +86,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let (examples, bad) = source(&recipe.data)?;
     let held_back = recipe.held_back.as_ref().map(source).transpose()?.map(|(examples, _)| examples);
     tell_bad(&bad);
-    estimate(&from, &recipe.train, &*examples, arguments)?;
-    if arguments.estimate {
+    let estimate = estimate(&from, &recipe.train, &*examples)?;
+    if !tell_memory(&estimate, &arguments.run, REMEDY)? {
         return Ok(());
     }
 
@@ -157,46 +155,11 @@ fn tell_bad(bad: &[String]) {
     }
 }
 
-/// Say how much memory the run takes, and refuse one that does not fit.
-fn estimate(
-    from: &Path,
-    config: &vlm::VlmConfig,
-    examples: &dyn vlm::Examples,
-    arguments: &Arguments,
-) -> anyhow::Result<()> {
+fn estimate(from: &Path, config: &vlm::VlmConfig, examples: &dyn vlm::Examples) -> anyhow::Result<Estimate> {
     let raw = RawCheckpoint::open_fastvlm(from)?;
     let sizes = Checkpoint::open(from, None)?.config;
     let samples = (0..examples.lengths().len().min(MEASURED))
         .filter_map(|i| examples.example(i, config.resolution).ok());
     let text = samples.map(|example| example.tokens.len()).max().unwrap_or(0);
-    let estimate = Estimate::new(&FastVitConfig::of(&raw)?, &Qwen2Config::of(&sizes, &raw)?, config, text);
-    let gb = |bytes: u64| bytes as f64 / 1e9;
-    eprintln!(
-        "memory: about {:.2} GB ({:.2} weights, {:.2} gradients and optimizer, {:.2} activations)",
-        gb(estimate.total()),
-        gb(estimate.weights),
-        gb(estimate.optimizer),
-        gb(estimate.activations)
-    );
-    if arguments.run.json && arguments.estimate {
-        println!("{}", serde_json::json!({"estimated_bytes": estimate.total()}));
-    }
-    let Some(available) = available_bytes().filter(|_| arguments.run.device == DeviceKind::Cpu) else {
-        return Ok(());
-    };
-    if estimate.total() > available && !arguments.force {
-        bail!(
-            "{:.2} GB are free: make train.batch smaller and train.accumulate larger, lower train.resolution, set \
-             train.checkpoint_activations or [train.lora]; --force starts all the same",
-            gb(available)
-        );
-    }
-    Ok(())
-}
-
-/// Memory that a new program can have, where the system tells.
-fn available_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    Ok(Estimate::vlm(&FastVitConfig::of(&raw)?, &Qwen2Config::of(&sizes, &raw)?, config, text))
 }
