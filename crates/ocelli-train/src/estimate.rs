@@ -55,7 +55,8 @@ impl Estimate {
         let mut kept = rows * language_values(language, config.checkpoint_activations);
         // Logits and their gradients, at the places that count: at most all of the text.
         kept += 2 * config.batch * text_tokens * language.vocab_rows;
-        kept += config.batch * tower_values(vision, config.resolution, rates.vision > 0.0);
+        kept += config.batch
+            * tower_values(vision, config.resolution, rates.vision > 0.0, config.checkpoint_activations);
         Self {
             weights: F32 * (tower + projector + model + adapters.unwrap_or(0)),
             // Optimizers see a gradient twice: as the graph's and as a sum.
@@ -70,7 +71,7 @@ impl Estimate {
         let rates = config.rates();
         let (features, image_weights, image_values) = match image {
             ImageTower::FastVit(c) => {
-                (c.features(), tower_weights(c), tower_values(c, config.resolution, rates.image > 0.0))
+                (c.features(), tower_weights(c), tower_values(c, config.resolution, rates.image > 0.0, false))
             }
             ImageTower::Vit(c) => {
                 (c.width, vit_weights(c), vit_values(c, config.resolution, rates.image > 0.0))
@@ -155,26 +156,45 @@ fn language_values(c: &Qwen2Config, checkpointed: bool) -> usize {
     if checkpointed { c.layers * h + 2 * layer } else { c.layers * layer + 4 * h }
 }
 
-/// Values that a picture leaves in the tower; of a frozen one those of its widest operation.
-fn tower_values(config: &FastVitConfig, resolution: usize, trained: bool) -> usize {
-    let first = config.widths[0];
-    // Windows of the first convolution, then convolutions, norms and activations.
+/// Values that a picture leaves in the tower: with `by_blocks` only inputs, and all of the block that is computed anew
+/// with its gradients; of a frozen one those of its widest operation.
+fn tower_values(config: &FastVitConfig, resolution: usize, trained: bool, by_blocks: bool) -> usize {
     let half = (resolution / 2).pow(2);
-    let stem = half * (3 + 27 + 3 * first) + half / 4 * 7 * first;
     if !trained {
-        return half * (27 + 3 * first);
+        return half * (27 + 3 * config.widths[0]);
     }
-    let mut values = stem;
-    let mut side = resolution / 4;
+    let blocks = tower_blocks(config, resolution);
+    let sum = |of: fn(&Block) -> usize| blocks.iter().map(of).sum::<usize>();
+    let widest = blocks.iter().map(|block| block.kept).max().unwrap_or(0);
+    if by_blocks { sum(|block| block.input) + 2 * widest } else { sum(|block| block.kept) }
+}
+
+/// Values of a picture in a block of the tower.
+struct Block {
+    input: usize,
+    /// All that its backward pass needs.
+    kept: usize,
+}
+
+fn tower_blocks(config: &FastVitConfig, resolution: usize) -> Vec<Block> {
+    let (first, half) = (config.widths[0], (resolution / 2).pow(2));
+    // Windows of the first convolution, then convolutions, norms and activations.
+    let stem = half * (3 + 27 + 3 * first) + half / 4 * 7 * first;
+    let mut blocks = vec![Block { input: 3 * resolution.pow(2), kept: stem }];
+    let (mut side, mut before) = (resolution / 4, first);
     for (s, &width) in config.widths.iter().enumerate() {
         if s > 0 {
+            let input = side * side * before;
             side = side.div_ceil(2);
-            values += side * side * 8 * width;
+            blocks.push(Block { input, kept: side * side * 8 * width });
         }
         let mixer = if config.form.attention[s] { 8 * width } else { 5 * width };
-        values += config.form.blocks[s] * side * side * (mixer + 5 * width + 2 * config.hidden[s]);
+        let kept = side * side * (mixer + 5 * width + 2 * config.hidden[s]);
+        blocks.extend((0..config.form.blocks[s]).map(|_| Block { input: side * side * width, kept }));
+        before = width;
     }
-    values + side * side * 5 * config.features()
+    blocks.push(Block { input: side * side * before, kept: side * side * 5 * config.features() });
+    blocks
 }
 
 /// Values that a position leaves in a layer with norms before attention and feed-forward: sums, normed rows, queries,

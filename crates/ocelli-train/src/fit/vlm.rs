@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 use ocelli_text::{PromptToken, SaidToken};
 use ocelli_weights::{Naming, RawCheckpoint};
 use rayon::prelude::*;
@@ -68,8 +68,8 @@ pub struct VlmConfig {
     /// Adapters for the language model in place of its weights, which stay as they are.
     #[serde(default)]
     pub lora: Option<LoraConfig>,
-    /// Keep the inputs of the language model's layers only and compute the layers anew in the backward pass: less
-    /// memory, a third more work there.
+    /// Keep the inputs of the tower's blocks and of the language model's layers only, and compute blocks and layers anew
+    /// in the backward pass: less memory, a third more work.
     #[serde(default)]
     pub checkpoint_activations: bool,
     /// Steps from one evaluation to the next; 0 evaluates never.
@@ -253,18 +253,18 @@ fn learn(
     let rates = &config.learning_rates;
     let mut loss = 0.0;
     for batch in batches {
-        let Inputs { embeds, labels, sight } = batch.inputs(network, device);
+        // Another handle on the same weights.
+        let learned = network.clone();
+        let mut take =
+            |gradients: &Gradients| optimizer.add(&mut parts(network, rates, rate), naming, gradients);
         let batch_loss = if config.checkpoint_activations {
-            let whole_language = rates.language > 0.0 && config.lora.is_none();
-            let embeds_learn = rates.vision > 0.0 || rates.projector > 0.0 || whole_language;
-            let language = network.language.clone();
-            language.backward_by_layers(embeds, embeds_learn, &labels, &sight, &mut |gradients| {
-                optimizer.add(&mut parts(network, rates, rate), naming, gradients)
-            })?
+            backward_anew(&learned, batch, config, device, &mut take)?
         } else {
-            let batch_loss = network.language.loss(embeds, &labels, &sight);
+            let batch_loss = batch.loss(&learned, device);
             let value = batch_loss.clone().into_scalar::<f32>();
-            optimizer.add(&mut parts(network, rates, rate), naming, &batch_loss.backward())?;
+            if batch.teaches(config) {
+                take(&batch_loss.backward())?;
+            }
             value
         };
         optimizer.end_batch();
@@ -272,6 +272,45 @@ fn learn(
     }
     let norm = optimizer.step(&mut parts(network, rates, rate), naming)?;
     Ok((loss, norm))
+}
+
+/// Forward and backward pass of a batch that computes blocks and layers twice; `take` gets the gradients of one after
+/// another. Returns the loss.
+fn backward_anew(
+    network: &FastVlm,
+    batch: &Batch,
+    config: &VlmConfig,
+    device: &Device,
+    take: &mut dyn FnMut(&Gradients) -> Result<(), TrainError>,
+) -> Result<f32, TrainError> {
+    if !batch.teaches(config) {
+        return Ok(batch.loss(network, device).into_scalar::<f32>());
+    }
+    let rates = &config.learning_rates;
+    let (mut tower, mut features) = (None, None);
+    if let Some(pixels) = batch.pixels(device) {
+        if rates.vision > 0.0 {
+            let kept = network.vision.forward_by_blocks(pixels);
+            features = Some(kept.features.clone());
+            tower = Some(kept);
+        } else {
+            features = Some(network.vision.forward(pixels));
+        }
+    }
+    let images = features.map(|features| network.project(features));
+    let Inputs { embeds, labels, sight } = batch.inputs(network, images, device);
+    let table_learns = rates.language > 0.0 && config.lora.is_none();
+    let embeds_learn = table_learns || batch.teaches_pictures(config);
+    let (loss, slope) =
+        network.language.backward_by_layers(embeds.clone(), embeds_learn, &labels, &sight, take)?;
+    if let Some(slope) = slope {
+        let gradients = (embeds * slope.autodiff()).sum().backward();
+        take(&gradients)?;
+        if let Some(tower) = tower {
+            network.vision.backward_by_blocks(tower, &gradients, take)?;
+        }
+    }
+    Ok(loss)
 }
 
 fn parts<'a>(network: &'a mut FastVlm, rates: &LearningRates, rate: f64) -> [Part<'a>; 3] {
@@ -393,15 +432,30 @@ impl Batch {
     }
 
     fn loss(&self, network: &FastVlm, device: &Device) -> Tensor<1> {
-        let Inputs { embeds, labels, sight } = self.inputs(network, device);
+        let images = self.pixels(device).map(|pixels| network.image_embeds(pixels));
+        let Inputs { embeds, labels, sight } = self.inputs(network, images, device);
         network.language.loss(embeds, &labels, &sight)
     }
 
-    fn inputs(&self, network: &FastVlm, device: &Device) -> Inputs {
-        let images = (!self.places.is_empty()).then(|| {
-            let shape = [self.places.len(), self.resolution, self.resolution, 3];
-            network.image_embeds(Tensor::from_data(TensorData::new(self.pixels.clone(), shape), device))
-        });
+    /// Whether any part learns from it: without pictures neither tower nor projector does.
+    fn teaches(&self, config: &VlmConfig) -> bool {
+        config.learning_rates.language > 0.0 || self.teaches_pictures(config)
+    }
+
+    fn teaches_pictures(&self, config: &VlmConfig) -> bool {
+        let LearningRates { vision, projector, .. } = config.learning_rates;
+        !self.places.is_empty() && (vision > 0.0 || projector > 0.0)
+    }
+
+    /// `[pictures, resolution, resolution, 3]`; none without pictures.
+    fn pixels(&self, device: &Device) -> Option<Tensor<4>> {
+        let shape = [self.places.len(), self.resolution, self.resolution, 3];
+        let pixels = || Tensor::from_data(TensorData::new(self.pixels.clone(), shape), device);
+        (!self.places.is_empty()).then(pixels)
+    }
+
+    /// `images` are the visual tokens of the pictures, `[pictures, tokens, hidden_size]`.
+    fn inputs(&self, network: &FastVlm, images: Option<Tensor<3>>, device: &Device) -> Inputs {
         let image_tokens = images.as_ref().map_or(0, |images| images.dims()[1]);
         let rows: Vec<[Vec<i32>; 2]> =
             self.tokens.iter().map(|tokens| spread(tokens, image_tokens)).collect();

@@ -4,10 +4,11 @@
 //! `fastvit.py` (`fastvit_mci0` to `fastvit_mci4`). The folded twin is `fastvithd.rs` of `ocelli-models`.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Gradients, Tensor};
 use ocelli_weights::names::{FOLDED, Form as StoredForm, Name};
 use ocelli_weights::{FastVitForm, RawCheckpoint};
 
+use super::anew::{self, Piece, piece};
 use super::layer;
 use crate::TrainError;
 use crate::layers::{
@@ -131,6 +132,13 @@ pub struct FastVit {
     final_se: SqueezeExcite,
 }
 
+/// What [`FastVit::forward_by_blocks`] leaves.
+pub struct ByBlocks {
+    /// Features `[batch, height / stride, width / stride, features]`, which need a gradient.
+    pub features: Tensor<4>,
+    inputs: Vec<Tensor<4>>,
+}
+
 /// Downsample, position encoding, blocks.
 #[derive(Module, Debug)]
 struct Stage {
@@ -184,9 +192,40 @@ impl FastVit {
 
     /// Normalised pixels `[batch, height, width, 3]` to features `[batch, height / stride, width / stride, features]`.
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<4> {
-        let x = self.stem.iter().fold(pixels, |x, conv| ops::gelu(conv.forward(x)));
-        let x = self.stages.iter().fold(x, |x, stage| stage.forward(x));
-        ops::gelu(self.final_se.forward(self.final_conv.forward(x)))
+        self.pieces().iter().fold(pixels, |x, piece| piece.forward(x))
+    }
+
+    /// As [`Self::forward`], keeping the inputs of its blocks only, which [`Self::backward_by_blocks`] computes anew.
+    pub fn forward_by_blocks(&self, pixels: Tensor<4>) -> ByBlocks {
+        let (features, inputs) = anew::forward(&self.pieces(), pixels);
+        ByBlocks { features: features.require_grad(), inputs }
+    }
+
+    /// The backward pass behind [`Self::forward_by_blocks`], given the gradients of a loss along its features: `take` gets
+    /// the gradients block by block.
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub fn backward_by_blocks(
+        &self,
+        kept: ByBlocks,
+        gradients: &Gradients,
+        take: &mut dyn FnMut(&Gradients) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        match kept.features.grad(gradients) {
+            Some(slope) => anew::backward(&self.pieces(), kept.inputs, slope, false, take).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// What happens to pixels, in order.
+    fn pieces(&self) -> Vec<Box<dyn Piece<4> + '_>> {
+        let stem = |stem: &Vec<MobileOne>, x| stem.iter().fold(x, |x, conv| ops::gelu(conv.forward(x)));
+        let mut pieces = vec![piece(&self.stem, stem)];
+        pieces.extend(self.stages.iter().flat_map(Stage::pieces));
+        pieces.push(piece(&self.final_conv, MobileOne::forward));
+        pieces.push(piece(&self.final_se, |se: &SqueezeExcite, x| ops::gelu(se.forward(x))));
+        pieces
     }
 }
 
@@ -207,15 +246,13 @@ impl Stage {
         }
     }
 
-    fn forward(&self, mut x: Tensor<4>) -> Tensor<4> {
-        if let Some(downsample) = &self.downsample {
-            x = downsample.forward(x);
-        }
-        if let Some(pos_emb) = &self.pos_emb {
-            x = pos_emb.forward(x);
-        }
-        let x = self.mixer_blocks.iter().fold(x, |x, block| block.forward(x));
-        self.attention_blocks.iter().fold(x, |x, block| block.forward(x))
+    fn pieces(&self) -> Vec<Box<dyn Piece<4> + '_>> {
+        let mut pieces = Vec::new();
+        pieces.extend(self.downsample.iter().map(|downsample| piece(downsample, Downsample::forward)));
+        pieces.extend(self.pos_emb.iter().map(|pos_emb| piece(pos_emb, RepCpe::forward)));
+        pieces.extend(self.mixer_blocks.iter().map(|block| piece(block, RepMixerBlock::forward)));
+        pieces.extend(self.attention_blocks.iter().map(|block| piece(block, AttentionBlock::forward)));
+        pieces
     }
 }
 

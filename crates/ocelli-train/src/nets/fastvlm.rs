@@ -62,7 +62,11 @@ impl FastVlm {
 
     /// Normalised pixels `[pictures, height, width, 3]` to visual tokens `[pictures, tokens, hidden_size]`, row by row.
     pub fn image_embeds(&self, pixels: Tensor<4>) -> Tensor<3> {
-        let features = self.vision.forward(pixels);
+        self.project(self.vision.forward(pixels))
+    }
+
+    /// Features `[pictures, height, width, features]` to visual tokens `[pictures, tokens, hidden_size]`, row by row.
+    pub fn project(&self, features: Tensor<4>) -> Tensor<3> {
         let [pictures, height, width, channels] = features.dims();
         self.projector.forward(features.reshape([pictures, height * width, channels]))
     }

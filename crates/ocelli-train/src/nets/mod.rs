@@ -1,5 +1,6 @@
 //! One network a file: sizes, layers, `forward`, and the names of its tensors.
 
+mod anew;
 mod clip_head;
 mod clip_text;
 mod fastvit;
@@ -11,7 +12,7 @@ mod vit;
 
 pub use clip_head::ClipHead;
 pub use clip_text::{ClipText, ClipTextConfig};
-pub use fastvit::{FastVit, FastVitConfig};
+pub use fastvit::{ByBlocks, FastVit, FastVitConfig};
 pub use fastvlm::{FastVlm, Visual};
 pub use mobileclip::{ImageSide, ImageTower, MobileClip, Similarity, TextSide};
 pub use projector::Projector;

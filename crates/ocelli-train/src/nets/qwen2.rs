@@ -6,7 +6,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Int, Tensor};
 use ocelli_weights::{FastVlmConfig, RawCheckpoint};
 
-use super::layer;
+use super::{anew, layer};
 use crate::TrainError;
 use crate::layers::{AttentionMask, Linear, RmsNorm, Sight, normal};
 use crate::ops::{self, RotaryTable};
@@ -177,8 +177,8 @@ impl Qwen2 {
     }
 
     /// As [`Self::loss`] with its backward pass, where only the inputs of the layers are kept and each layer is computed
-    /// anew: `take` gets the gradients layer by layer, in the end those of what the embeddings come from, if
-    /// `embeds_learn`. Returns the loss.
+    /// anew: `take` gets the gradients layer by layer. Returns the loss, and its slope along the embeddings if
+    /// `embeds_learn`.
     ///
     /// # Errors
     /// Those of `take`.
@@ -189,31 +189,18 @@ impl Qwen2 {
         labels: &[i32],
         sight: &Sight,
         take: &mut dyn FnMut(&Gradients) -> Result<(), TrainError>,
-    ) -> Result<f32, TrainError> {
+    ) -> Result<(f32, Option<Tensor<3>>), TrainError> {
         let angles = self.angles(sight, embeds.dims()[1]);
-        let mut x = embeds.clone().without_autodiff();
-        let mut inputs = Vec::with_capacity(self.layers.len());
-        for layer in &self.layers {
-            let y = layer.valid().forward(x.clone(), self.attention, &angles, &sight.mask);
-            inputs.push(std::mem::replace(&mut x, y));
-        }
-        let last = x.autodiff().require_grad();
-        let loss = self.loss_of(self.norm.forward(last.clone()), labels);
+        let run = |layer: &Layer, x| layer.forward(x, self.attention, &angles, &sight.mask);
+        let layers: Vec<_> = self.layers.iter().map(|layer| anew::piece(layer, run)).collect();
+        let (rows, inputs) = anew::forward(&layers, embeds);
+        let rows = rows.require_grad();
+        let loss = self.loss_of(self.norm.forward(rows.clone()), labels);
         let value = loss.clone().into_scalar::<f32>();
         let gradients = loss.backward();
         take(&gradients)?;
-        let mut slope = last.grad(&gradients).expect("the loss depends on its rows");
-        for (layer, x) in self.layers.iter().zip(inputs).rev() {
-            let x = x.autodiff().require_grad();
-            let y = layer.forward(x.clone(), self.attention, &angles, &sight.mask);
-            let gradients = (y * slope.autodiff()).sum().backward();
-            take(&gradients)?;
-            slope = x.grad(&gradients).expect("a layer depends on its input");
-        }
-        if embeds_learn {
-            take(&(embeds * slope.autodiff()).sum().backward())?;
-        }
-        Ok(value)
+        let slope = rows.grad(&gradients).expect("the loss depends on its rows");
+        Ok((value, anew::backward(&layers, inputs, slope, embeds_learn, take)?))
     }
 }
 
