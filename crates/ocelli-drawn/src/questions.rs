@@ -129,13 +129,19 @@ impl Scene {
 
     /// What it shows, in other words: one of several wordings, by the scene's seed.
     pub fn varied_caption(&self) -> String {
-        self.in_other_words(&mut self.asking())
+        self.in_other_words(&mut self.asking(0))
     }
 
     /// The exact caption first, then a few questions, among them at least one that is answered by yes or no (none
     /// about held-out scenes). Training scenes end with a caption in other words.
     pub fn questions(&self) -> Vec<Question> {
-        let rng = &mut self.asking();
+        self.questions_again(0)
+    }
+
+    /// [`Self::questions`], and for other numbers than 0 the same forms asked again: about other objects, in other words,
+    /// with other coins. Some come out alike.
+    pub fn questions_again(&self, time: u64) -> Vec<Question> {
+        let rng = &mut self.asking(time);
         let varied = self.in_other_words(rng);
         let caption = match (self.kind(), self.is_held_out()) {
             (_, true) => QuestionKind::HeldOut,
@@ -171,8 +177,8 @@ impl Scene {
     }
 
     /// The stream of its questions, apart from that of its looks.
-    fn asking(&self) -> Rng {
-        Rng::new(self.seed(), 200 + self.kind() as u64 + 10 * self.split() as u64)
+    fn asking(&self, time: u64) -> Rng {
+        Rng::new(self.seed(), 200 + self.kind() as u64 + 10 * self.split() as u64 + 1000 * time)
     }
 
     fn in_other_words(&self, rng: &mut Rng) -> String {

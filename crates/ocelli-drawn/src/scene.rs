@@ -210,6 +210,27 @@ pub struct Scene {
     pub(crate) nuisances: Nuisances,
 }
 
+/// How often each kind is drawn, in twentieths; words take longest to learn. Coloured shapes come first.
+const WEIGHTS: [(Kind, usize); 7] = [
+    (Kind::One, 3),
+    (Kind::Two, 4),
+    (Kind::Three, 2),
+    (Kind::Count, 3),
+    (Kind::Text, 4),
+    (Kind::Chart, 2),
+    (Kind::Icon, 2),
+];
+
+/// The kind at which the weights add up to more than this.
+fn weighted(kinds: &[(Kind, usize)], mut left: usize) -> Kind {
+    let found = kinds.iter().find(|(_, weight)| {
+        let here = left < *weight;
+        left = left.wrapping_sub(*weight);
+        here
+    });
+    found.map_or(Kind::One, |f| f.0)
+}
+
 impl Scene {
     /// The scene of this kind and seed. It holds no held-out pair.
     pub fn new(kind: Kind, split: Split, seed: u64) -> Self {
@@ -226,27 +247,17 @@ impl Scene {
     /// A scene of any kind, as often as it is worth learning. A tenth of the evaluation scenes are
     /// [`Scene::held_out`] ones.
     pub fn any(split: Split, seed: u64) -> Self {
-        // In twentieths; words take longest to learn.
-        const WEIGHTS: [(Kind, usize); 7] = [
-            (Kind::One, 3),
-            (Kind::Two, 4),
-            (Kind::Three, 2),
-            (Kind::Count, 3),
-            (Kind::Text, 4),
-            (Kind::Chart, 2),
-            (Kind::Icon, 2),
-        ];
         let mut rng = Rng::new(seed, 80 + split as u64);
         if split == Split::Eval && rng.chance(0.1) {
             return Self::held_out(seed);
         }
-        let mut left = rng.below(20);
-        let found = WEIGHTS.iter().find(|(_, weight)| {
-            let here = left < *weight;
-            left = left.wrapping_sub(*weight);
-            here
-        });
-        Self::new(found.map_or(Kind::One, |f| f.0), split, seed)
+        Self::new(weighted(&WEIGHTS, rng.below(20)), split, seed)
+    }
+
+    /// A scene of coloured shapes without held-out pairs: nothing printed, no chart and no icon.
+    pub fn of_shapes(split: Split, seed: u64) -> Self {
+        let mut rng = Rng::new(seed, 80 + split as u64);
+        Self::new(weighted(&WEIGHTS[..4], rng.below(12)), split, seed)
     }
 
     /// A scene that shows exactly this.

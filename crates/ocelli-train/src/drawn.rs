@@ -27,6 +27,12 @@ pub struct DrawnConfig {
     /// Questions about each, chosen at random; 0 takes all.
     #[serde(default)]
     pub questions: usize,
+    /// Further questions about each whose answers are short (no captions), asked again in other words.
+    #[serde(default)]
+    pub short: usize,
+    /// Scenes of coloured shapes alone.
+    #[serde(default)]
+    pub shapes: bool,
     /// Scenes that training never draws, to measure on.
     #[serde(default)]
     pub held_back: bool,
@@ -58,7 +64,8 @@ impl<'a> DrawnScenes<'a> {
     }
 
     fn scene(&self, index: usize) -> Scene {
-        Scene::any(self.config.split(), scene_seed(self.config.seed, index))
+        let (split, seed) = (self.config.split(), scene_seed(self.config.seed, index));
+        if self.config.shapes { Scene::of_shapes(split, seed) } else { Scene::any(split, seed) }
     }
 
     /// The questions about a scene and their answers, as they are learned.
@@ -67,14 +74,19 @@ impl<'a> DrawnScenes<'a> {
     }
 
     fn asked(&self, scene: &Scene) -> Vec<[String; 2]> {
-        use QuestionKind::{CaptionMore, CaptionOne, CaptionTwo, CaptionVaried};
-        let captions = [CaptionOne, CaptionTwo, CaptionMore, CaptionVaried];
         let mut questions = scene.questions();
-        questions.retain(|q| !self.captions_only || captions.contains(&q.kind));
+        questions.retain(|q| !self.captions_only || is_caption(q.kind));
         if self.config.questions > 0 {
             // A stream apart from those of the scene.
             Random::new(scene.seed() ^ 0x5eed_0a5c_ed00_0000).shuffle(&mut questions);
             questions.truncate(self.config.questions);
+        }
+        let all = questions.len() + self.config.short;
+        for question in (1..=MOST_ASKINGS).flat_map(|time| scene.questions_again(time)) {
+            let new = !questions.iter().any(|asked| asked.text == question.text);
+            if questions.len() < all && new && !is_caption(question.kind) {
+                questions.push(question);
+            }
         }
         questions.into_iter().map(|q| [q.text, q.answer.text().to_owned()]).collect()
     }
@@ -95,6 +107,14 @@ impl<'a> DrawnScenes<'a> {
         }
         Ok((tokens, branches))
     }
+}
+
+/// How often a scene is asked about again at most, to come by its short answers.
+const MOST_ASKINGS: u64 = 6;
+
+fn is_caption(kind: QuestionKind) -> bool {
+    use QuestionKind::{CaptionMore, CaptionOne, CaptionTwo, CaptionVaried};
+    [CaptionOne, CaptionTwo, CaptionMore, CaptionVaried].contains(&kind)
 }
 
 impl Examples for DrawnScenes<'_> {
@@ -170,7 +190,7 @@ mod tests {
         let texts = texts.iter().map(String::as_str);
         ocelli_text::write_learned_qwen2_tokenizer(dir.path(), texts, 400, false).expect("a tokenizer");
         let tokenizer = Qwen2Tokenizer::from_dir(dir.path()).expect("a tokenizer");
-        let config = DrawnConfig { scenes: 10, seed: 7, questions: 0, held_back: false };
+        let config = DrawnConfig { scenes: 10, seed: 7, questions: 0, short: 0, shapes: false, held_back: false };
         let drawn = DrawnScenes::new(config, &tokenizer, Template::Apple, false);
         let example = drawn.example(3, 32).expect("a scene");
         let questions = drawn.scene(3).questions();
@@ -190,6 +210,11 @@ mod tests {
         let two =
             DrawnScenes::new(DrawnConfig { questions: 2, ..config }, &tokenizer, Template::Apple, false);
         assert_eq!(two.example(3, 32).expect("a scene").branches.len(), 2);
+        let short = DrawnConfig { questions: 1, short: 5, shapes: true, ..config };
+        let short = DrawnScenes::new(short, &tokenizer, Template::Apple, false);
+        let asked = short.questions(3);
+        assert_eq!(asked.len(), 6, "{asked:?}");
+        assert!(asked[1..].iter().all(|[_, answer]| answer.split(' ').count() < 4), "{asked:?}");
         let captions =
             DrawnScenes::new(config, &tokenizer, Template::Apple, true).example(3, 32).expect("a scene");
         assert_eq!(captions.branches.len(), 2);
