@@ -32,6 +32,7 @@ pub mod lora;
 pub mod losses;
 pub mod nets;
 pub mod ops;
+pub mod precision;
 mod random;
 pub mod recipe;
 pub mod reinforce;

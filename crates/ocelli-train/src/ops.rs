@@ -21,14 +21,15 @@ use crate::cpu::rotary::Rotary;
 pub use crate::cpu::rotary::RotaryTable;
 use crate::cpu::{apply, runs_here};
 use crate::layers::AttentionMask;
+use crate::precision::Precision;
 
 /// `x Wᵀ + b`: `x` `[.., in]`, weight `[out, in]`, bias `[out]`.
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
     if runs_here(&x) && runs_here(&weight) {
-        let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+        let (x, weight, linear) = (x.into_dispatch(), weight.into_dispatch(), Linear(Precision::current()));
         return match bias {
-            Some(bias) => apply(Linear, [x, weight, bias.into_dispatch()]).0,
-            None => apply(Linear, [x, weight]).0,
+            Some(bias) => apply(linear, [x, weight, bias.into_dispatch()]).0,
+            None => apply(linear, [x, weight]).0,
         };
     }
     let mut shape = x.dims();
@@ -210,7 +211,8 @@ pub fn rotary(x: Tensor<3>, table: &RotaryTable) -> Tensor<3> {
 /// all keys, all values. Returns `[batch, positions, width]`.
 pub fn packed_attention(qkv: Tensor<3>, heads: usize, mask: AttentionMask) -> Tensor<3> {
     if runs_here(&qkv) {
-        return apply(Attention { heads, kv_heads: heads, mask }, [qkv.into_dispatch()]).0;
+        let precision = Precision::current();
+        return apply(Attention { heads, kv_heads: heads, mask, precision }, [qkv.into_dispatch()]).0;
     }
     let parts = qkv.chunk(3, 2);
     let [q, k, v]: [Tensor<3>; 3] = parts.try_into().expect("three parts");
@@ -228,7 +230,7 @@ pub fn attention(
 ) -> Tensor<3> {
     if runs_here(&q) && runs_here(&k) && runs_here(&v) {
         let inputs = [q.into_dispatch(), k.into_dispatch(), v.into_dispatch()];
-        return apply(Attention { heads, kv_heads, mask }, inputs).0;
+        return apply(Attention { heads, kv_heads, mask, precision: Precision::current() }, inputs).0;
     }
     let [batch, positions, columns] = q.dims();
     let head_dim = columns / heads;

@@ -12,6 +12,7 @@ use ocelli_train::clip_data::{Pair, Pairs, TeacherRows};
 use ocelli_train::fit::{Record, Run, Schedule, clip};
 use ocelli_train::losses::{Teachers, normalized};
 use ocelli_train::nets::{ClipTextConfig, FastVitConfig, ImageTower, MobileClip};
+use ocelli_train::precision::Precision;
 use ocelli_train::{TrainError, burn};
 use ocelli_weights::{ClipCheckpoint, Family, Naming};
 use support::values;
@@ -117,6 +118,7 @@ fn config(steps: u64, loss: clip::ClipLoss) -> clip::ClipFit {
         schedule: Schedule { steps, warmup_steps: 3, floor: 0.05, ..Schedule::default() },
         optimizer: clip::ClipOptimizer::default(),
         loss,
+        dtype: Precision::F32,
         evaluate_every: 0,
         evaluate_samples: COUNT,
         seed: 3,

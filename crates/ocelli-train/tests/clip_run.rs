@@ -95,6 +95,7 @@ fn what_cannot_be_is_refused() {
     assert!(refused(RECIPE, "train.learning_rate=0.0").contains("no part would learn"));
     assert!(refused(RECIPE, "train.learning_rates.projector=1.0").contains("projector"));
     assert!(refused(RECIPE, "held_back.drawn.seeds=1").contains("seeds"));
+    assert!(refused(RECIPE, "train.dtype=f16").contains("bf16"));
     assert!(refused(RECIPE, "train.loss.kind=reinforced").contains("teachers"));
     let held_back = RECIPE.find("[held_back").expect("there")..RECIPE.find("[train]").expect("there");
     let without = RECIPE.replace(&RECIPE[held_back], "");

@@ -8,6 +8,7 @@ use super::linear::{Matrix, product};
 use super::simd::{self, Kernel, exp};
 use super::{Array, CpuOp};
 use crate::layers::AttentionMask;
+use crate::precision::Precision;
 
 /// Heads and the mask.
 #[derive(Debug, Clone)]
@@ -18,6 +19,8 @@ pub(crate) struct Attention {
     pub(crate) kv_heads: usize,
     /// Which positions see which.
     pub(crate) mask: AttentionMask,
+    /// Of the operands of products.
+    pub(crate) precision: Precision,
 }
 
 /// Attention over `q` `[batch, positions, heads * head_dim]`, `k` and `v` `[batch, positions, kv_heads * head_dim]`, or
@@ -26,11 +29,12 @@ impl CpuOp<3> for Attention {
     type Saved = ();
 
     fn forward(&self, inputs: &[Array; 3]) -> (Vec<f32>, Vec<usize>, ()) {
-        let q = &inputs[0];
-        (self.mix(&self.separate(inputs)), q.shape().to_vec(), ())
+        let inputs = inputs.each_ref().map(|input| self.precision.operand_array(input));
+        (self.mix(&self.separate(&inputs)), inputs[0].shape().to_vec(), ())
     }
 
     fn backward(&self, inputs: &[Array; 3], (): &(), grad: &[f32], _: [bool; 3]) -> [Option<Vec<f32>>; 3] {
+        let inputs = &inputs.each_ref().map(|input| self.precision.operand_array(input));
         let mut grads = inputs.each_ref().map(|input| vec![0.0; input.values().len()]);
         let [dq, dk, dv] = &mut grads;
         let widths = inputs.each_ref().map(Array::columns);
@@ -52,11 +56,12 @@ impl CpuOp<1> for Attention {
         let &[batch, positions, columns] = qkv.shape() else {
             panic!("queries, keys and values in three dimensions")
         };
-        (self.mix(&self.packed(qkv)), vec![batch, positions, columns / 3], ())
+        let qkv = self.precision.operand_array(qkv);
+        (self.mix(&self.packed(&qkv)), vec![batch, positions, columns / 3], ())
     }
 
     fn backward(&self, [qkv]: &[Array; 1], (): &(), grad: &[f32], _: [bool; 1]) -> [Option<Vec<f32>>; 1] {
-        let columns = qkv.columns();
+        let (qkv, columns) = (&self.precision.operand_array(qkv), qkv.columns());
         let mut out = vec![0.0; qkv.values().len()];
         self.gradients(&self.packed(qkv), grad, &mut |part, head, row, values| {
             let at = row * columns + part * columns / 3 + head * values.len();
@@ -122,6 +127,7 @@ impl Attention {
             let (batch, head) = (i / self.heads, i % self.heads);
             let mut weights = vec![0.0; n * n];
             self.weights(parts, batch, head, &mut weights);
+            self.precision.round(&mut weights);
             let v = parts.head(2, batch, head * self.kv_heads / self.heads);
             product(mixed, dim, false, Matrix::new(&weights, n, n), v, 1.0, Parallelism::None);
         });
@@ -138,6 +144,7 @@ impl Attention {
     /// Calls `put` with every row of the gradients.
     fn gradients(&self, parts: &Parts, grad: &[f32], put: &mut Put) {
         let (n, dim, group) = (parts.positions, parts.head_dim, self.heads / self.kv_heads);
+        let grad = &*self.precision.operand(grad);
         let found: Vec<Vec<f32>> = (0..parts.batch * self.kv_heads)
             .into_par_iter()
             .map(|i| self.group_gradients(parts, grad, i / self.kv_heads, i % self.kv_heads))
@@ -170,13 +177,14 @@ impl Attention {
             self.weights(parts, batch, head, &mut weights);
             let at = (batch * n * self.heads + head) * dim;
             let g = Matrix::strided(&grad[at..], n, dim, self.heads * dim);
-            let w = Matrix::new(&weights, n, n);
-            product(dv, dim, j > 0, w.t(), g, 1.0, Parallelism::None);
             product(&mut slopes, n, false, g, v.t(), 1.0, Parallelism::None);
             for (slopes, weights) in slopes.chunks_exact_mut(n).zip(weights.chunks_exact(n)) {
                 simd::run(SoftmaxSlope { slopes, weights });
             }
-            let ds = Matrix::new(&slopes, n, n);
+            self.precision.round(&mut weights);
+            self.precision.round(&mut slopes);
+            let (w, ds) = (Matrix::new(&weights, n, n), Matrix::new(&slopes, n, n));
+            product(dv, dim, j > 0, w.t(), g, 1.0, Parallelism::None);
             product(dq, dim, false, ds, k, parts.scale(), Parallelism::None);
             product(dk, dim, j > 0, ds.t(), parts.head(0, batch, head), parts.scale(), Parallelism::None);
         }

@@ -5,6 +5,7 @@ use gemm::Parallelism;
 use super::rows::{for_pieces, rounded, sum_pieces};
 use super::simd::{self, Kernel};
 use super::{Array, CpuOp};
+use crate::precision::Precision;
 
 /// A matrix in row-major order, or its transpose.
 #[derive(Debug, Clone, Copy)]
@@ -82,11 +83,12 @@ pub(crate) fn product(
 /// All threads of the pool.
 pub(crate) const ALL_THREADS: Parallelism = Parallelism::Rayon(0);
 
-/// The operation; inputs are `x` `[.., in]` and the weight `[out, in]`, with `1` more the bias `[out]`.
+/// The operation with the precision of its operands; inputs are `x` `[.., in]` and the weight `[out, in]`, with `1` more
+/// the bias `[out]`.
 #[derive(Debug, Clone)]
-pub(crate) struct Linear;
+pub(crate) struct Linear(pub(crate) Precision);
 
-fn forward(x: &Array, weight: &Array, bias: Option<&Array>) -> (Vec<f32>, Vec<usize>) {
+fn forward(precision: Precision, x: &Array, weight: &Array, bias: Option<&Array>) -> (Vec<f32>, Vec<usize>) {
     let (inputs, outputs) = (weight.columns(), weight.shape()[0]);
     let rows = x.values().len() / inputs.max(1);
     let mut out = vec![0.0; rows * outputs];
@@ -96,7 +98,8 @@ fn forward(x: &Array, weight: &Array, bias: Option<&Array>) -> (Vec<f32>, Vec<us
             piece.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias));
         });
     }
-    let (a, b) = (Matrix::new(x.values(), rows, inputs), Matrix::new(weight.values(), outputs, inputs));
+    let [a, b] = [x, weight].map(|operand| precision.operand(operand.values()));
+    let (a, b) = (Matrix::new(&a, rows, inputs), Matrix::new(&b, outputs, inputs));
     product(&mut out, outputs, bias.is_some(), a, b.t(), 1.0, ALL_THREADS);
     let mut shape = x.shape().to_vec();
     *shape.last_mut().expect("at least one dimension") = outputs;
@@ -104,17 +107,24 @@ fn forward(x: &Array, weight: &Array, bias: Option<&Array>) -> (Vec<f32>, Vec<us
 }
 
 /// Gradients of `x` and the weight.
-fn backward(x: &Array, weight: &Array, grad: &[f32], wanted: [bool; 2]) -> [Option<Vec<f32>>; 2] {
+fn backward(
+    precision: Precision,
+    x: &Array,
+    weight: &Array,
+    grad: &[f32],
+    wanted: [bool; 2],
+) -> [Option<Vec<f32>>; 2] {
     let (inputs, outputs) = (weight.columns(), weight.shape()[0]);
     let rows = x.values().len() / inputs.max(1);
-    let g = Matrix::new(grad, rows, outputs);
+    let grad = precision.operand(grad);
+    let g = Matrix::new(&grad, rows, outputs);
     let matrix = |out: usize, columns: usize, a: Matrix, b: Matrix| {
         let mut values = vec![0.0; out * columns];
         product(&mut values, columns, false, a, b, 1.0, ALL_THREADS);
         values
     };
-    let dx = || matrix(rows, inputs, g, Matrix::new(weight.values(), outputs, inputs));
-    let dw = || matrix(outputs, inputs, g.t(), Matrix::new(x.values(), rows, inputs));
+    let dx = || matrix(rows, inputs, g, Matrix::new(&precision.operand(weight.values()), outputs, inputs));
+    let dw = || matrix(outputs, inputs, g.t(), Matrix::new(&precision.operand(x.values()), rows, inputs));
     [wanted[0].then(dx), wanted[1].then(dw)]
 }
 
@@ -146,7 +156,7 @@ impl CpuOp<2> for Linear {
     type Saved = ();
 
     fn forward(&self, [x, weight]: &[Array; 2]) -> (Vec<f32>, Vec<usize>, ()) {
-        let (values, shape) = forward(x, weight, None);
+        let (values, shape) = forward(self.0, x, weight, None);
         (values, shape, ())
     }
 
@@ -157,7 +167,7 @@ impl CpuOp<2> for Linear {
         grad: &[f32],
         wanted: [bool; 2],
     ) -> [Option<Vec<f32>>; 2] {
-        backward(x, weight, grad, wanted)
+        backward(self.0, x, weight, grad, wanted)
     }
 }
 
@@ -165,7 +175,7 @@ impl CpuOp<3> for Linear {
     type Saved = ();
 
     fn forward(&self, [x, weight, bias]: &[Array; 3]) -> (Vec<f32>, Vec<usize>, ()) {
-        let (values, shape) = forward(x, weight, Some(bias));
+        let (values, shape) = forward(self.0, x, weight, Some(bias));
         (values, shape, ())
     }
 
@@ -176,7 +186,7 @@ impl CpuOp<3> for Linear {
         grad: &[f32],
         wanted: [bool; 3],
     ) -> [Option<Vec<f32>>; 3] {
-        let [dx, dw] = backward(x, weight, grad, [wanted[0], wanted[1]]);
+        let [dx, dw] = backward(self.0, x, weight, grad, [wanted[0], wanted[1]]);
         [dx, dw, wanted[2].then(|| column_sums(grad, weight.shape()[0]))]
     }
 }

@@ -48,7 +48,8 @@ impl Array {
         Self(if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() })
     }
 
-    fn of(values: Vec<f32>, shape: &[usize]) -> Self {
+    /// Of values in row-major order.
+    pub(crate) fn of(values: Vec<f32>, shape: &[usize]) -> Self {
         Self(FlexTensor::from_data(TensorData::new(values, shape.to_vec())))
     }
 

@@ -17,6 +17,7 @@ use crate::TrainError;
 use crate::clip_data::{Pair, Pairs};
 use crate::losses::{self, Teachers, Texts};
 use crate::nets::MobileClip;
+use crate::precision::Precision;
 use crate::random::Random;
 use crate::tensors::{Exchange, Form, Named, Parameter};
 
@@ -49,6 +50,9 @@ pub struct ClipFit {
     /// What is learned by.
     #[serde(default)]
     pub loss: ClipLoss,
+    /// In what products are computed; weights and the optimizer's state are f32 in any case.
+    #[serde(default, skip_serializing_if = "Precision::is_usual")]
+    pub dtype: Precision,
     /// Steps from one evaluation to the next; 0 evaluates never.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub evaluate_every: u64,
@@ -245,6 +249,7 @@ pub fn train(
     tell: &(dyn Fn(&str) + Sync),
 ) -> Result<MobileClip, TrainError> {
     config.check()?;
+    config.dtype.check(device)?;
     check_measuring(config.evaluate_every, sources.held_back.is_some())?;
     let mut optimizer = AdamW::new(config.optimizer.into());
     if let (ClipLoss::Siglip { bias }, None) = (&config.loss, &network.similarity.bias) {
@@ -285,7 +290,8 @@ struct Learning<'a> {
 
 impl Learner<Batch> for Learning<'_> {
     fn learn(&mut self, batches: &[Batch], rate: f64) -> Result<(f32, f64), TrainError> {
-        learn(&mut self.network, &mut self.optimizer, self.naming, batches, self.config, rate, self.device)
+        let Self { network, optimizer, naming, config, device, .. } = self;
+        config.dtype.compute(|| learn(network, optimizer, naming, batches, config, rate, device))
     }
 
     fn measure(&self, tell: &dyn Fn(&str)) -> Option<Measured> {

@@ -17,6 +17,7 @@ use crate::TrainError;
 use crate::layers::Sight;
 use crate::lora::{self, LoraConfig};
 use crate::nets::{FastVlm, Visual};
+use crate::precision::Precision;
 use crate::vlm_data::batches::{Length, epoch};
 
 /// What a model learns from.
@@ -72,6 +73,9 @@ pub struct VlmConfig {
     /// in the backward pass: less memory, a third more work.
     #[serde(default)]
     pub checkpoint_activations: bool,
+    /// In what products are computed; weights and the optimizer's state are f32 in any case.
+    #[serde(default, skip_serializing_if = "Precision::is_usual")]
+    pub dtype: Precision,
     /// Steps from one evaluation to the next; 0 evaluates never.
     #[serde(default)]
     pub evaluate_every: u64,
@@ -153,6 +157,7 @@ pub fn train(
     tell: &(dyn Fn(&str) + Sync),
 ) -> Result<FastVlm, TrainError> {
     config.check()?;
+    config.dtype.check(device)?;
     check_measuring(config.evaluate_every, sources.held_back.is_some())?;
     let mut optimizer = AdamW::new(config.optimizer);
     let mut taken = 0;
@@ -195,7 +200,8 @@ struct Learning<'a> {
 
 impl Learner<Batch> for Learning<'_> {
     fn learn(&mut self, batches: &[Batch], rate: f64) -> Result<(f32, f64), TrainError> {
-        learn(&mut self.network, &mut self.optimizer, self.naming, batches, self.config, rate, self.device)
+        let Self { network, optimizer, naming, config, device, .. } = self;
+        config.dtype.compute(|| learn(network, optimizer, naming, batches, config, rate, device))
     }
 
     fn measure(&self, tell: &dyn Fn(&str)) -> Option<Measured> {
@@ -589,6 +595,7 @@ mod tests {
             optimizer: AdamWConfig::default(),
             lora: None,
             checkpoint_activations: false,
+            dtype: Precision::F32,
             evaluate_every: 0,
             evaluate_samples: 0,
             seed: 1,

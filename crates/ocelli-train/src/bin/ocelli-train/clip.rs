@@ -91,6 +91,7 @@ fn learn(arguments: &RunArguments) -> anyhow::Result<()> {
     let recipe = ClipRecipe::read(&arguments.config, &arguments.changes)?;
     recipe.train.check()?;
     let device = arguments.open_device()?;
+    recipe.train.dtype.check(&device)?;
     let write = recipe.new.as_ref().map(|new| {
         |dir: &Path| {
             let ClipData::Drawn(DrawnConfig { seed, .. }) = recipe.data else {

@@ -69,6 +69,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let recipe = recipe(arguments)?;
     recipe.train.check()?;
     let device = arguments.run.open_device()?;
+    recipe.train.dtype.check(&device)?;
     let write = recipe.new.as_ref().map(|new| {
         |dir: &Path| {
             let drawn = recipe.data.drawn.context("a new model learns its vocabulary from [data.drawn]")?;
