@@ -190,7 +190,8 @@ mod tests {
         let texts = texts.iter().map(String::as_str);
         ocelli_text::write_learned_qwen2_tokenizer(dir.path(), texts, 400, false).expect("a tokenizer");
         let tokenizer = Qwen2Tokenizer::from_dir(dir.path()).expect("a tokenizer");
-        let config = DrawnConfig { scenes: 10, seed: 7, questions: 0, short: 0, shapes: false, held_back: false };
+        let config =
+            DrawnConfig { scenes: 10, seed: 7, questions: 0, short: 0, shapes: false, held_back: false };
         let drawn = DrawnScenes::new(config, &tokenizer, Template::Apple, false);
         let example = drawn.example(3, 32).expect("a scene");
         let questions = drawn.scene(3).questions();
