@@ -26,10 +26,9 @@ pub fn stop_ids_of(files: ModelFiles, tokenizer: &Qwen2Tokenizer) -> Result<Vec<
     let mut found = Vec::new();
     for name in ["generation_config.json", "config.json"] {
         let config: Option<Config> = files.json(name)?;
-        for config in config.iter().flat_map(|config| [Some(config), config.text_config.as_deref()]) {
-            if let Some(config) = config {
-                found.extend(config.ids(&files.path(name))?);
-            }
+        for config in config.iter().flat_map(|config| [Some(config), config.text_config.as_deref()]).flatten()
+        {
+            found.extend(config.ids(&files.path(name))?);
         }
     }
     found.extend(tokenizer.added_id(IM_END));
@@ -58,7 +57,8 @@ impl Config {
             Some(id) => std::slice::from_ref(id),
         };
         let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
-        let wrong = |found: &Value| TextError::malformed(path, format!("{found} in eos_token_id is no token id"));
+        let wrong =
+            |found: &Value| TextError::malformed(path, format!("{found} in eos_token_id is no token id"));
         ids.iter().map(|found| id(found).ok_or_else(|| wrong(found))).collect()
     }
 }

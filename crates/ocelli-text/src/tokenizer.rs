@@ -6,7 +6,6 @@
 
 use std::path::Path;
 
-
 use crate::TextError;
 use crate::added::{Added, Piece};
 use crate::bpe::{Merges, join};

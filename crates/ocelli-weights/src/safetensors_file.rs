@@ -190,8 +190,8 @@ pub(crate) fn header_bytes(first: &[u8], size: u64) -> Result<usize, HeaderError
 pub(crate) fn parse_header_json(json: &[u8], size: u64) -> Result<Header, HeaderError> {
     let length = json.len() as u64;
     let json = std::str::from_utf8(json).map_err(|_| HeaderError::NotUtf8)?;
-    let raw: RawHeader =
-        serde_json::from_slice(json.as_bytes()).map_err(|e| HeaderError::NotJson { reason: e.to_string() })?;
+    let raw: RawHeader = serde_json::from_slice(json.as_bytes())
+        .map_err(|e| HeaderError::NotJson { reason: e.to_string() })?;
     if let Some(tensor) = raw.duplicate {
         return Err(HeaderError::Duplicate { tensor: clip(&tensor) });
     }
