@@ -99,7 +99,7 @@ fn caption_ask_and_chat_say_the_same() {
     if trained(Embedded::FastVlm) {
         let right =
             scenes.iter().zip(texts(&captions)).filter(|(scene, said)| scene.caption() == **said).count();
-        assert!(right >= 5, "{right} of 12 captions are exact: {:?}", texts(&captions));
+        assert!(right >= 8, "{right} of 12 captions are exact: {:?}", texts(&captions));
         assert!(captions.iter().all(|line| line["finish_reason"] == "stop"));
     }
 }
@@ -226,7 +226,8 @@ fn eval_drawn_sees_more_than_a_blind_guess_if_trained() {
     assert_eq!(captions.sum::<u64>() + held_out as u64, 60, "each scene is described once");
     if trained(Embedded::FastVlm) {
         // What the README claims, and less of what it does not.
-        for (name, share) in [("caption_one", 0.75), ("count", 0.65), ("color", 0.5), ("shape", 0.3)] {
+        let shares = [("caption_one", 0.8), ("caption_two", 0.7), ("held_out", 0.5), ("count", 0.65)];
+        for (name, share) in shares {
             let (_, asked, right, blind) = vlm.iter().find(|(kind, ..)| kind == name).expect("kind");
             assert!(right > blind && *right as f64 > share * *asked as f64, "{name}: {right} of {asked}");
         }
