@@ -10,6 +10,7 @@ use half::bf16;
 use ocelli_plan::WeightSource;
 use ocelli_weights::names::Row;
 use ocelli_weights::{Checkpoint, ClipCheckpoint, Naming, RawCheckpoint, header_json};
+use serde_json::Value;
 
 use crate::checkpoint::{Tensors, module};
 use crate::nets::{FastVitConfig, FastVlm, MobileClip, Qwen2Config};
@@ -55,10 +56,22 @@ fn write(
     let bytes = bytes_of(&collect.tensors);
     folder::write_whole(to, |partial| {
         folder::copy_beside_weights(from, partial)?;
+        name_dtype(&partial.join("config.json"))?;
         let path = partial.join(MODEL);
         std::fs::write(&path, &bytes).map_err(|source| TrainError::Write { path, source })
     })?;
     Ok(bytes.len() as u64)
+}
+
+/// Says in a FastVLM's configuration what its matrices are stored in; a MobileCLIP's does not.
+fn name_dtype(config: &Path) -> Result<(), TrainError> {
+    let Ok(text) = std::fs::read(config) else { return Ok(()) };
+    let mut value: Value = serde_json::from_slice(&text)
+        .map_err(|e| TrainError::Read { path: config.to_owned(), reason: e.to_string() })?;
+    let Some(dtype) = value.get_mut("torch_dtype") else { return Ok(()) };
+    *dtype = "bfloat16".into();
+    std::fs::write(config, format!("{value:#}\n"))
+        .map_err(|source| TrainError::Write { path: config.to_owned(), source })
 }
 
 /// Takes every tensor of a folded network: from the checkpoint under its name, or where branches were folded from the

@@ -243,6 +243,8 @@ fn the_engine_says_what_was_learned() {
     assert!(loss < 0.1, "a loss of {loss} on {scenes} scenes");
     export_vlm(&last(&out), &shipped).expect("exported");
     assert!(export_vlm(&last(&out), &shipped).is_err(), "nothing is overwritten");
+    let config = std::fs::read_to_string(shipped.join("config.json")).expect("a configuration");
+    assert!(config.contains("\"torch_dtype\": \"bfloat16\""), "{config}");
     let engine =
         Engine::load(&shipped, &LoadOptions { threads: 1, ..LoadOptions::default() }).expect("loads");
     let tokenizer = Qwen2Tokenizer::from_dir(&model).expect("a tokenizer");
