@@ -82,11 +82,14 @@ impl<'a> DrawnScenes<'a> {
             questions.truncate(self.config.questions);
         }
         let all = questions.len() + self.config.short;
-        for question in (1..=MOST_ASKINGS).flat_map(|time| scene.questions_again(time)) {
-            let new = !questions.iter().any(|asked| asked.text == question.text);
-            if questions.len() < all && new && !is_caption(question.kind) {
-                questions.push(question);
+        for time in 1..=MOST_ASKINGS {
+            let left = all - questions.len();
+            if left == 0 {
+                break;
             }
+            let mut again = scene.questions_again(time);
+            again.retain(|q| !is_caption(q.kind) && !questions.iter().any(|asked| asked.text == q.text));
+            questions.extend(again.into_iter().take(left));
         }
         questions.into_iter().map(|q| [q.text, q.answer.text().to_owned()]).collect()
     }
@@ -110,7 +113,7 @@ impl<'a> DrawnScenes<'a> {
 }
 
 /// How often a scene is asked about again at most, to come by its short answers.
-const MOST_ASKINGS: u64 = 6;
+const MOST_ASKINGS: u64 = 12;
 
 fn is_caption(kind: QuestionKind) -> bool {
     use QuestionKind::{CaptionMore, CaptionOne, CaptionTwo, CaptionVaried};
