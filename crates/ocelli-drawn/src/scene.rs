@@ -210,22 +210,14 @@ pub struct Scene {
     pub(crate) nuisances: Nuisances,
 }
 
-/// How often each kind is drawn, in twentieths; words take longest to learn. Coloured shapes come first.
-const WEIGHTS: [(Kind, usize); 7] = [
-    (Kind::One, 3),
-    (Kind::Two, 4),
-    (Kind::Three, 2),
-    (Kind::Count, 3),
-    (Kind::Text, 4),
-    (Kind::Chart, 2),
-    (Kind::Icon, 2),
-];
+/// How often each of [`Kind::ALL`] is drawn, in twentieths; words take longest to learn.
+const WEIGHTS: [usize; Kind::ALL.len()] = [3, 4, 2, 3, 4, 2, 2];
 
 /// The kind at which the weights add up to more than this.
-fn weighted(kinds: &[(Kind, usize)], mut left: usize) -> Kind {
-    let found = kinds.iter().find(|(_, weight)| {
-        let here = left < *weight;
-        left = left.wrapping_sub(*weight);
+fn weighted(weights: &[usize; Kind::ALL.len()], mut left: usize) -> Kind {
+    let found = Kind::ALL.into_iter().zip(weights).find(|(_, weight)| {
+        let here = left < **weight;
+        left = left.wrapping_sub(**weight);
         here
     });
     found.map_or(Kind::One, |f| f.0)
@@ -254,10 +246,10 @@ impl Scene {
         Self::new(weighted(&WEIGHTS, rng.below(20)), split, seed)
     }
 
-    /// A scene of coloured shapes without held-out pairs: nothing printed, no chart and no icon.
-    pub fn of_shapes(split: Split, seed: u64) -> Self {
+    /// A scene of some kind, each of [`Kind::ALL`] as often as its weight says, without held-out pairs.
+    pub fn of_kinds(weights: &[usize; Kind::ALL.len()], split: Split, seed: u64) -> Self {
         let mut rng = Rng::new(seed, 80 + split as u64);
-        Self::new(weighted(&WEIGHTS[..4], rng.below(12)), split, seed)
+        Self::new(weighted(weights, rng.below(weights.iter().sum())), split, seed)
     }
 
     /// A scene that shows exactly this.

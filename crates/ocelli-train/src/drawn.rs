@@ -3,7 +3,9 @@
 //! All questions about a scene are branches behind one picture, blind to each other, so that the picture is encoded
 //! once and no answer is read off another one.
 
-use ocelli_drawn::{QuestionKind, Scene, Split, scene_seed};
+use std::collections::BTreeMap;
+
+use ocelli_drawn::{Kind, QuestionKind, Scene, Split, scene_seed};
 use ocelli_image::to_pixel_values;
 use ocelli_text::{
     ClipTokenizer, PromptToken, Qwen2Tokenizer, Role, SaidToken, Template, TextError, Turn,
@@ -30,12 +32,42 @@ pub struct DrawnConfig {
     /// Further questions about each whose answers are short (no captions), asked again in other words.
     #[serde(default)]
     pub short: usize,
-    /// Scenes of coloured shapes alone.
-    #[serde(default)]
-    pub shapes: bool,
+    /// How often each kind of scene is drawn; all kinds as often as they are worth learning if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kinds: Option<KindWeights>,
     /// Scenes that training never draws, to measure on.
     #[serde(default)]
     pub held_back: bool,
+}
+
+/// How often each of [`Kind::ALL`] is drawn, beside the others: `{ one = 1, two = 3 }` in a recipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "BTreeMap<String, usize>", into = "BTreeMap<String, usize>")]
+pub struct KindWeights([usize; Kind::ALL.len()]);
+
+impl TryFrom<BTreeMap<String, usize>> for KindWeights {
+    type Error = String;
+
+    fn try_from(named: BTreeMap<String, usize>) -> Result<Self, String> {
+        let names = Kind::ALL.map(Kind::name);
+        if let Some(unknown) = named.keys().find(|name| !names.contains(&name.as_str())) {
+            return Err(format!("no kind of scene is called {unknown}; there are {}", names.join(", ")));
+        }
+        let weights = names.map(|name| named.get(name).copied().unwrap_or(0));
+        match weights.iter().try_fold(0, |sum: usize, &weight| sum.checked_add(weight)) {
+            None | Some(0) => {
+                Err("the weights of the kinds of scenes must add up to a number above 0".into())
+            }
+            Some(_) => Ok(Self(weights)),
+        }
+    }
+}
+
+impl From<KindWeights> for BTreeMap<String, usize> {
+    fn from(KindWeights(weights): KindWeights) -> Self {
+        let named = Kind::ALL.into_iter().zip(weights).filter(|(_, weight)| *weight > 0);
+        named.map(|(kind, weight)| (kind.name().to_owned(), weight)).collect()
+    }
 }
 
 impl DrawnConfig {
@@ -65,7 +97,10 @@ impl<'a> DrawnScenes<'a> {
 
     fn scene(&self, index: usize) -> Scene {
         let (split, seed) = (self.config.split(), scene_seed(self.config.seed, index));
-        if self.config.shapes { Scene::of_shapes(split, seed) } else { Scene::any(split, seed) }
+        match self.config.kinds {
+            Some(KindWeights(weights)) => Scene::of_kinds(&weights, split, seed),
+            None => Scene::any(split, seed),
+        }
     }
 
     /// The questions about a scene and their answers, as they are learned.
@@ -175,7 +210,7 @@ impl Pairs for DrawnPairs {
 pub fn texts(seed: u64, scenes: usize) -> Vec<String> {
     let texts = (0..scenes).flat_map(|index| {
         let scene = Scene::any(Split::Train, scene_seed(seed, index));
-        let printed = scene.kind() == ocelli_drawn::Kind::Text;
+        let printed = scene.kind() == Kind::Text;
         let questions = if printed { Vec::new() } else { scene.questions() };
         questions.into_iter().flat_map(|q| [format!("\n{}", q.text), q.answer.text().to_owned()])
     });
@@ -194,7 +229,7 @@ mod tests {
         ocelli_text::write_learned_qwen2_tokenizer(dir.path(), texts, 400, false).expect("a tokenizer");
         let tokenizer = Qwen2Tokenizer::from_dir(dir.path()).expect("a tokenizer");
         let config =
-            DrawnConfig { scenes: 10, seed: 7, questions: 0, short: 0, shapes: false, held_back: false };
+            DrawnConfig { scenes: 10, seed: 7, questions: 0, short: 0, kinds: None, held_back: false };
         let drawn = DrawnScenes::new(config, &tokenizer, Template::Apple, false);
         let example = drawn.example(3, 32).expect("a scene");
         let questions = drawn.scene(3).questions();
@@ -214,13 +249,28 @@ mod tests {
         let two =
             DrawnScenes::new(DrawnConfig { questions: 2, ..config }, &tokenizer, Template::Apple, false);
         assert_eq!(two.example(3, 32).expect("a scene").branches.len(), 2);
-        let short = DrawnConfig { questions: 1, short: 5, shapes: true, ..config };
+        let kinds = Some(KindWeights::try_from(BTreeMap::from([("two".to_owned(), 1)])).expect("weights"));
+        let short = DrawnConfig { questions: 1, short: 5, kinds, ..config };
         let short = DrawnScenes::new(short, &tokenizer, Template::Apple, false);
         let asked = short.questions(3);
         assert_eq!(asked.len(), 6, "{asked:?}");
         assert!(asked[1..].iter().all(|[_, answer]| answer.split(' ').count() < 4), "{asked:?}");
+        assert!((0..5).all(|index| short.scene(index).kind() == Kind::Two));
         let captions =
             DrawnScenes::new(config, &tokenizer, Template::Apple, true).example(3, 32).expect("a scene");
         assert_eq!(captions.branches.len(), 2);
+    }
+
+    #[test]
+    fn kinds_are_named_and_some_are_drawn() {
+        let read =
+            |text: &str| toml::from_str::<DrawnConfig>(&format!("scenes = 1\nseed = 1\nkinds = {text}"));
+        let config = read("{ one = 1, three = 2 }").expect("weights");
+        assert_eq!(config.kinds, Some(KindWeights([1, 0, 2, 0, 0, 0, 0])));
+        let written = toml::to_string(&config).expect("a recipe");
+        assert_eq!(toml::from_str::<DrawnConfig>(&written).expect("a recipe"), config);
+        let error = read("{ four = 1 }").expect_err("no such kind").to_string();
+        assert!(error.contains("no kind of scene is called four; there are one, two"), "{error}");
+        assert!(read("{ one = 0 }").is_err() && read("{}").is_err());
     }
 }
