@@ -3,6 +3,8 @@
 //! `cargo run -p xtask -- web [--relaxed] [--out DIR]` compiles ocelli-web for browsers and writes the module and its
 //! JavaScript to `web/pkg` (`web/pkg-relaxed`), then says how large they are.
 
+mod shrink;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,8 +14,10 @@ use flate2::{Compression, write::GzEncoder};
 use wasm_bindgen_cli_support::Bindgen;
 
 const TARGET: &str = "wasm32-unknown-unknown";
-/// The most that a page may have to load before it can load a model. The goal is 400,000; this is what there is.
-const MOST_GZIPPED_BYTES: usize = 450_000;
+/// The most that a page may have to load before it can load a model.
+const MOST_GZIPPED_BYTES: usize = 400_000;
+/// What it loads.
+const LOADED: [&str; 2] = ["ocelli_web_bg.wasm", "ocelli_web.js"];
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -38,11 +42,15 @@ fn web(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     let mut bindgen = Bindgen::new();
     bindgen.input_path(&module).web(true)?.typescript(true);
     bindgen.remove_name_section(true).remove_producers_section(true).generate(&out)?;
+    let [module, javascript] = LOADED.map(|name| out.join(name));
+    let shrunk = shrink::shrink(&std::fs::read(&module)?, &std::fs::read_to_string(&javascript)?)?;
+    std::fs::write(&module, shrunk.module)?;
+    std::fs::write(&javascript, shrunk.javascript)?;
     // What a MobileCLIP without a tokenizer of its own needs in its folder; loaded with such a model alone.
     let merges = root.join("crates/ocelli-text/src/clip/merges.bin");
     std::fs::copy(&merges, out.join("clip_merges.bin"))
         .with_context(|| format!("copying {}", merges.display()))?;
-    let total = ["ocelli_web_bg.wasm", "ocelli_web.js"].iter().try_fold(0, |total, name| {
+    let total = LOADED.iter().try_fold(0, |total, name| {
         let bytes = std::fs::read(out.join(name)).with_context(|| format!("reading {name}"))?;
         let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
         gzip.write_all(&bytes)?;

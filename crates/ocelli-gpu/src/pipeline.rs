@@ -98,7 +98,7 @@ pub(crate) struct Pipeline {
 
 macro_rules! shaders {
     ($($constant:ident = $file:literal),* $(,)?) => {
-        $(pub(crate) const $constant: &str = include_str!(concat!("shaders/", $file, ".wgsl"));)*
+        $(pub(crate) const $constant: &str = include_str!(concat!(env!("OUT_DIR"), "/", $file, ".wgsl"));)*
     };
 }
 
