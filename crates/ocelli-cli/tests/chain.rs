@@ -225,8 +225,17 @@ fn eval_drawn_sees_more_than_a_blind_guess_if_trained() {
     let held_out = (0..60).filter(|at| Scene::any(Split::Eval, scene_seed(7, *at)).is_held_out()).count();
     assert_eq!(captions.sum::<u64>() + held_out as u64, 60, "each scene is described once");
     if trained(Embedded::FastVlm) {
-        // What the README claims, and less of what it does not.
-        let shares = [("caption_one", 0.8), ("caption_two", 0.7), ("held_out", 0.5), ("count", 0.65)];
+        // What the README claims, less what few scenes may lose by chance.
+        let shares = [
+            ("color", 0.8),
+            ("shape", 0.8),
+            ("count", 0.75),
+            ("relation", 0.8),
+            ("yes_no", 0.75),
+            ("caption_one", 0.8),
+            ("caption_two", 0.8),
+            ("held_out", 0.75),
+        ];
         for (name, share) in shares {
             let (_, asked, right, blind) = vlm.iter().find(|(kind, ..)| kind == name).expect("kind");
             assert!(right > blind && *right as f64 > share * *asked as f64, "{name}: {right} of {asked}");
