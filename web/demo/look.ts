@@ -28,6 +28,8 @@ export class Look {
   readonly #question = byId<HTMLTextAreaElement>("question");
   readonly #lost: (error: unknown) => void;
   #pipe: ImageTextPipeline | null = null;
+  /** Where the last answer was computed, or the next one will be. */
+  #device: ImageTextPipeline["device"] | null = null;
   #source: Source | null = null;
   /** Set while answers are made. */
   #running: AbortController | null = null;
@@ -66,6 +68,7 @@ export class Look {
 
   ready(pipe: ImageTextPipeline, why: string): void {
     this.#pipe = pipe;
+    this.#device = pipe.device;
     byId("device").textContent = `${pipe.model}: ${why}.`;
     this.#update();
     void this.#showMemory();
@@ -227,6 +230,11 @@ export class Look {
 
   #figures(result: Generation): void {
     byId("figures").hidden = false;
+    if (result.device !== this.#device) {
+      this.#device = result.device;
+      const where = result.device === "wasm" ? "WebAssembly on the processor, because the GPU was lost" : "WebGPU";
+      byId("device").textContent = `${this.#pipe?.model}: ${where}.`;
+    }
     byId("figure-ttft").textContent = milliseconds(result.ttft_ms);
     byId("figure-encode").textContent = milliseconds(result.encode_ms);
     byId("figure-speed").textContent = `${result.tokens_per_s.toFixed(result.tokens_per_s < 10 ? 1 : 0)} tokens/s`;
@@ -238,7 +246,7 @@ export class Look {
     if (!memory) return;
     const { weight_bytes, wasm_bytes } = memory;
     // On the processor the weights are part of the engine's own memory.
-    const bytes = this.#pipe?.device === "webgpu" ? weight_bytes + (wasm_bytes ?? 0) : Math.max(weight_bytes, wasm_bytes ?? 0);
+    const bytes = this.#device === "webgpu" ? weight_bytes + (wasm_bytes ?? 0) : Math.max(weight_bytes, wasm_bytes ?? 0);
     byId("figure-memory").textContent = megabytes(bytes);
   }
 

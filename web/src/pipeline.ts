@@ -17,7 +17,7 @@ import type { Answer, Embedded, Loaded, LoadParams } from "./protocol.js";
 import { Remote, startWorker } from "./remote.js";
 import { textStream } from "./stream.js";
 import { folderUrl } from "./stored.js";
-import type { Embeddings, GenerateOptions, Generation, LabelScore, Message, Provenance, Task } from "./types.js";
+import type { DeviceName, Embeddings, GenerateOptions, Generation, LabelScore, Message, Provenance, Task } from "./types.js";
 
 const CAPTION_PROMPT = "Describe the image.";
 const LABEL_TEMPLATE = "a photo of a {}.";
@@ -154,7 +154,7 @@ class Model {
       { transfer: images, signal, ...(piece && { piece }) },
     );
     const { ttft_ms, encode_ms, prefill_ms, tokens_per_s } = answer.timings;
-    return { ...answer, ttft_ms, encode_ms, prefill_ms, tokens_per_s, ...this.#provenance() };
+    return { ...answer, ttft_ms, encode_ms, prefill_ms, tokens_per_s, ...this.#provenance(answer.device) };
   }
 
   embedImages = async (inputs: ImageInput | ImageInput[]): Promise<Embeddings> => {
@@ -190,15 +190,15 @@ class Model {
     return labels.map((label) => this.#labels.get(keyOf(label))!);
   }
 
-  #embeddings({ rows, embed_ms }: Embedded): Embeddings {
+  #embeddings({ rows, embed_ms, device }: Embedded): Embeddings {
     const width = rows[0]?.length ?? 0;
     const data = new Float32Array(rows.length * width);
     rows.forEach((row, i) => data.set(row, i * width));
-    return { dims: [rows.length, width], data, rows, embed_ms, ...this.#provenance() };
+    return { dims: [rows.length, width], data, rows, embed_ms, ...this.#provenance(device) };
   }
 
-  #provenance(): Provenance {
-    return { device: this.#loaded.info.device, bytes_downloaded: this.#loaded.bytes_downloaded, bytes_sent: 0 };
+  #provenance(device: DeviceName): Provenance {
+    return { device, bytes_downloaded: this.#loaded.bytes_downloaded, bytes_sent: 0 };
   }
 }
 

@@ -2,6 +2,7 @@
 
 import type { WireError } from "./error.js";
 import type {
+  DeviceName,
   EngineInfo,
   GenerateOptions,
   Generation,
@@ -36,12 +37,13 @@ export interface GenerateParams {
   request: Omit<GenerateOptions, "signal"> & { prompt?: string; messages?: Message[] };
 }
 
-/** What the engine answers to `generate`. */
-export type Answer = Pick<Generation, "text" | "token_ids" | "finish_reason" | "usage" | "timings">;
+/** What the engine answers to `generate`, and where it ran. */
+export type Answer = Pick<Generation, "text" | "token_ids" | "finish_reason" | "usage" | "timings" | "device">;
 
 export interface Embedded {
   rows: Float32Array[];
   embed_ms: number;
+  device: DeviceName;
 }
 
 /** Method names with what goes in and what comes out. */

@@ -104,6 +104,7 @@ export interface Timings {
 
 /** What every result carries. */
 export interface Provenance {
+  /** Where it was computed: not always where the model was loaded, for a GPU may be lost. */
   device: DeviceName;
   /** Bytes of the model that this load took from the network; 0 when all of it was kept from before. */
   bytes_downloaded: number;

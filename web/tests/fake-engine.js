@@ -1,6 +1,6 @@
 // Stands in for the engine in tests of everything around it: deterministic, a few lines, no model. It reads every
 // byte of the model's files while it loads, and answers from the mean colour of the picture. `config.json` (or
-// `open_clip_config.json`) steers it: {"fake": {"ms_per_token", "fail_on", "lose_device_at"}}.
+// `open_clip_config.json`) steers it: {"fake": {"ms_per_token", "fail_on", "lose_device_at", "give_way_at"}}.
 
 const COLOURS = { red: [200, 30, 30], green: [30, 160, 30], blue: [30, 60, 200], white: [240, 240, 240], black: [10, 10, 10] };
 
@@ -63,6 +63,7 @@ export class Engine {
     const request = JSON.parse(request_json);
     this.#calls += 1;
     this.#cancelled = false;
+    if (this.#calls === this.#settings.give_way_at) this.#info = { ...this.#info, device: "wasm", adapter: null };
     const begin = performance.now();
     const words = sentence(images, request).split(/(?<= )/).slice(0, request.max_new_tokens ?? 64);
     const pause = this.#settings.ms_per_token ?? 5;

@@ -609,6 +609,10 @@ test("with an adapter it takes WebGPU; one that fails gives way to the processor
     assert.equal((await load(gpu.page, "models/gpu-fails", { device: "webgpu" })).error?.code, "engine");
     site.publish("gpu-lost", { fake: { lose_device_at: 1 } });
     assert.equal((await load(gpu.page, "models/gpu-lost", real)).error?.code, "device-lost");
+    site.publish("gpu-gives-way", { fake: { give_way_at: 1 } });
+    const gaveWay = loaded(await load(gpu.page, "models/gpu-gives-way", real));
+    assert.equal(gaveWay.info["device"], "webgpu");
+    assert.equal(gaveWay.device, "wasm", "a result says where it was computed");
   } finally {
     await gpu.close();
   }

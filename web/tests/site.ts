@@ -32,6 +32,7 @@ export interface Fake {
   ms_per_token?: number;
   fail_on?: "webgpu" | "wasm";
   lose_device_at?: number;
+  give_way_at?: number;
 }
 
 export interface PublishOptions {

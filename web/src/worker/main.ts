@@ -86,14 +86,14 @@ async function load(id: number, params: LoadParams, signal: AbortSignal): Promis
   if (signal.aborted) throw abortError();
   engine = await loadEngine(runtime, model, params, choice.device, report);
   if (signal.aborted) throw abortError();
-  const info = JSON.parse(engine.info()) as EngineInfo;
-  if (info.device !== choice.device) {
+  const now = info(engine);
+  if (now.device !== choice.device) {
     // The engine's self-test found the GPU wrong, or it failed to start.
-    report({ status: "device", device: info.device, adapter: info.adapter, reason: CHANGED[info.device] });
+    report({ status: "device", device: now.device, adapter: now.adapter, reason: CHANGED[now.device] });
   }
-  report({ status: "ready", task: params.task, model: model.model, device: info.device });
-  const logit_scale = info.kind === "mobileclip" ? engine.logit_scale() : null;
-  return { model: model.model, info, bytes_downloaded: model.bytes_downloaded, logit_scale };
+  report({ status: "ready", task: params.task, model: model.model, device: now.device });
+  const logit_scale = now.kind === "mobileclip" ? engine.logit_scale() : null;
+  return { model: model.model, info: now, bytes_downloaded: model.bytes_downloaded, logit_scale };
 }
 
 /** Loads on the chosen device; with "auto", a GPU that fails gives way to the processor. */
@@ -138,7 +138,7 @@ async function generate(id: number, params: Methods["generate"]["params"], signa
   const answer = await loaded
     .generate(images, JSON.stringify(params.request), (text) => send({ type: "piece", id, text }))
     .catch(engineError);
-  return JSON.parse(answer) as Answer;
+  return { ...(JSON.parse(answer) as Omit<Answer, "device">), device: info(loaded).device };
 }
 
 async function embed(run: (engine: Engine) => Promise<Float32Array[]>): Promise<Methods["embed_texts"]["value"]> {
@@ -146,12 +146,16 @@ async function embed(run: (engine: Engine) => Promise<Float32Array[]>): Promise<
   const start = performance.now();
   const rows = await run(loaded).catch(engineError);
   // The engine may answer views of its memory, which cannot leave the Worker.
-  return { rows: rows.map((row) => row.slice()), embed_ms: performance.now() - start };
+  return { rows: rows.map((row) => row.slice()), embed_ms: performance.now() - start, device: info(loaded).device };
 }
 
 async function memory(): Promise<Methods["memory"]["value"]> {
-  const info = JSON.parse(ready().info()) as EngineInfo;
-  return { weight_bytes: info.weight_bytes, wasm_bytes: runtime?.memory?.buffer.byteLength ?? null };
+  return { weight_bytes: info(ready()).weight_bytes, wasm_bytes: runtime?.memory?.buffer.byteLength ?? null };
+}
+
+/** What the engine is now: a GPU that is lost may have given way to the processor. */
+function info(engine: Engine): EngineInfo {
+  return JSON.parse(engine.info()) as EngineInfo;
 }
 
 function ready(): Engine {
