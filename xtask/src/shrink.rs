@@ -236,7 +236,9 @@ mod tests {
         caller.instructions().call(0).end();
         code.function(&caller);
         exports.export("all", ExportKind::Func, count);
-        (0..count).for_each(|_| drop(functions.function(0)));
+        for _ in 0..count {
+            functions.function(0);
+        }
         let (mut tables, mut elements) = (TableSection::new(), ElementSection::new());
         let size = u64::from(count) + 1;
         tables.table(TableType {

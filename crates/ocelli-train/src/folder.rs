@@ -14,7 +14,10 @@ pub(crate) fn write_whole(
 ) -> Result<(), TrainError> {
     let failed = |source| TrainError::Write { path: dir.to_owned(), source };
     if dir.exists() {
-        return Err(failed(std::io::Error::new(std::io::ErrorKind::AlreadyExists, "it exists")));
+        return Err(failed(std::io::Error::new(
+            std::io::ErrorKind::AlreadyExists,
+            "it exists; give another one",
+        )));
     }
     let mut name = dir.file_name().unwrap_or_default().to_owned();
     name.push(".partial");

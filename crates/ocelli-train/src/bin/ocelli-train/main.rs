@@ -61,10 +61,19 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ocelli train: {error:#}");
+            eprintln!("ocelli train: {}", message(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// What went wrong and why; some errors tell their cause themselves.
+fn message(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match &told[..] {
+        "" => cause,
+        all if all.contains(&cause) => told,
+        all => format!("{all}: {cause}"),
+    })
 }
 
 fn merge(model: &Path, adapter: &Path, to: &Path) -> anyhow::Result<()> {
