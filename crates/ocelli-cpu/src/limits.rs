@@ -169,8 +169,8 @@ impl Kernel for MultiplyAdd {
         // out of 32, they are twenty.
         unsafe {
             match (S::TILE_PANELS, S::TILE_ROWS) {
-                (2, _) => chains::<S, 12>(),
-                (_, 6..) => chains::<S, 5>(),
+                (4, _) => chains::<S, 12>(),
+                (_, 5..) => chains::<S, 5>(),
                 _ => chains::<S, 3>(),
             }
         }

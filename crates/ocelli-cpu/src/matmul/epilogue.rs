@@ -26,6 +26,32 @@ pub(crate) trait Epilogue: Sync {
     );
 }
 
+/// Give an epilogue the sums that a loop kept in registers.
+///
+/// One by one, into an array of their own: where an epilogue takes the loop's own array, whose elements it reads in loops
+/// that are not unrolled, that array lies in memory, and every step of the loop stores all sums there.
+///
+/// # Safety
+/// As for [`Epilogue::finish`].
+#[inline(always)]
+pub(super) unsafe fn hand_over<S: Simd, E: Epilogue, const MR: usize, const NP: usize>(
+    epilogue: &E,
+    row: usize,
+    col: usize,
+    sums: &[[S::F; NP]; MR],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut done = [[S::zero(); NP]; MR];
+        for i in 0..MR {
+            for p in 0..NP {
+                done[i][p] = sums[i][p];
+            }
+        }
+        epilogue.finish::<S, MR, NP>(row, col, done);
+    }
+}
+
 /// `out = residual + scale * activation(sum + bias)`.
 ///
 /// The vectors are padded to whole panels.

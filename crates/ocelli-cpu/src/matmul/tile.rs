@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::epilogue::Epilogue;
+use super::epilogue::{Epilogue, hand_over};
 use crate::simd::{LANES, Simd};
 
 /// How far ahead one row asks for its panels.
@@ -32,41 +32,47 @@ pub(crate) struct Columns<B> {
 
 /// How the values of a panel are stored.
 pub(crate) trait Panel: Copy + Send + Sync + 'static {
-    /// Sixteen columns at an even `k`.
+    /// `k` that lie interleaved, an odd end padded: 1, or 2.
+    const STEP: usize;
+
+    /// Sixteen columns at the first `k` of a step.
     ///
     /// # Safety
     /// They are in the panel; the CPU has `S`.
-    unsafe fn load_even<S: Simd>(p: *const Self) -> S::F;
-    /// Sixteen columns at the `k` after the even one at `p`.
+    unsafe fn load_first<S: Simd>(p: *const Self) -> S::F;
+    /// Sixteen columns at the second `k` of the step at `p`.
     ///
     /// # Safety
-    /// As for `load_even`.
-    unsafe fn load_odd<S: Simd>(p: *const Self, k_stride: usize) -> S::F;
+    /// As for `load_first`; a step has two.
+    unsafe fn load_second<S: Simd>(p: *const Self) -> S::F;
 }
 
 /// `k` after `k`, sixteen columns each.
 impl Panel for f32 {
+    const STEP: usize = 1;
+
     #[inline(always)]
-    unsafe fn load_even<S: Simd>(p: *const Self) -> S::F {
+    unsafe fn load_first<S: Simd>(p: *const Self) -> S::F {
         // SAFETY: the caller's promise.
         unsafe { S::load(p) }
     }
     #[inline(always)]
-    unsafe fn load_odd<S: Simd>(p: *const Self, k_stride: usize) -> S::F {
-        // SAFETY: the caller's promise.
-        unsafe { S::load(p.add(k_stride)) }
+    unsafe fn load_second<S: Simd>(_p: *const Self) -> S::F {
+        unreachable!("a step is one `k`")
     }
 }
 
-/// Pairs of `k` interleaved, as the bf16 matrix instructions want them; an odd end is padded.
+/// Pairs of `k` interleaved, as the bf16 matrix instructions want them.
 impl Panel for bf16 {
+    const STEP: usize = 2;
+
     #[inline(always)]
-    unsafe fn load_even<S: Simd>(p: *const Self) -> S::F {
+    unsafe fn load_first<S: Simd>(p: *const Self) -> S::F {
         // SAFETY: the caller's promise; the padding makes the last pair whole.
         unsafe { S::load_bf16_pairs(p).0 }
     }
     #[inline(always)]
-    unsafe fn load_odd<S: Simd>(p: *const Self, _k_stride: usize) -> S::F {
+    unsafe fn load_second<S: Simd>(p: *const Self) -> S::F {
         // SAFETY: the caller's promise.
         unsafe { S::load_bf16_pairs(p).1 }
     }
@@ -100,35 +106,26 @@ pub(crate) unsafe fn product<S: Simd, B: Panel, E: Epilogue>(
                 panel += 4;
             }
         }
-        if E::GROUP == 1 {
-            while panel + 3 <= panels.end && S::TILE_PANELS >= 3 {
-                row_tiles::<S, B, E, 3>(a, b, S::TILE_ROWS, panel, epilogue, first_row);
-                panel += 3;
-            }
-            while panel + 2 <= panels.end && S::TILE_PANELS >= 2 {
-                row_tiles::<S, B, E, 2>(a, b, S::TILE_ROWS, panel, epilogue, first_row);
-                panel += 2;
-            }
-            while panel < panels.end {
-                row_tiles::<S, B, E, 1>(a, b, S::TILE_ROWS, panel, epilogue, first_row);
-                panel += 1;
-            }
-        } else {
-            let rows = S::TILE_ROWS * S::TILE_PANELS.min(2) / 2;
-            while panel < panels.end {
-                row_tiles::<S, B, E, 2>(a, b, rows, panel, epilogue, first_row);
-                panel += 2;
-            }
+        while S::TILE_PANELS >= 4 && panel + 4 <= panels.end {
+            row_tiles::<S, B, E, 4>(a, b, panel, epilogue, first_row);
+            panel += 4;
+        }
+        while (S::TILE_PANELS >= 2 || E::GROUP == 2) && panel + 2 <= panels.end {
+            row_tiles::<S, B, E, 2>(a, b, panel, epilogue, first_row);
+            panel += 2;
+        }
+        while E::GROUP == 1 && panel < panels.end {
+            row_tiles::<S, B, E, 1>(a, b, panel, epilogue, first_row);
+            panel += 1;
         }
     }
 }
 
-/// All rows against `NP` panels, in tiles of at most `most` rows.
+/// All rows against `NP` panels.
 #[inline(always)]
 unsafe fn row_tiles<S: Simd, B: Panel, E: Epilogue, const NP: usize>(
     a: Rows,
     b: Columns<B>,
-    most: usize,
     panel: usize,
     e: &E,
     first_row: usize,
@@ -137,11 +134,10 @@ unsafe fn row_tiles<S: Simd, B: Panel, E: Epilogue, const NP: usize>(
     while r < a.rows {
         // SAFETY: the tile's rows are among `a.rows`.
         r += unsafe {
-            match most.min(a.rows - r) {
-                12.. => tile::<S, B, E, 12, NP>(a, b, r, panel, e, first_row),
-                8..12 => tile::<S, B, E, 8, NP>(a, b, r, panel, e, first_row),
-                6..8 => tile::<S, B, E, 6, NP>(a, b, r, panel, e, first_row),
-                4..6 => tile::<S, B, E, 4, NP>(a, b, r, panel, e, first_row),
+            match S::TILE_ROWS.min(a.rows - r) {
+                6.. => tile::<S, B, E, 6, NP>(a, b, r, panel, e, first_row),
+                5 => tile::<S, B, E, 5, NP>(a, b, r, panel, e, first_row),
+                4 => tile::<S, B, E, 4, NP>(a, b, r, panel, e, first_row),
                 3 => tile::<S, B, E, 3, NP>(a, b, r, panel, e, first_row),
                 2 => tile::<S, B, E, 2, NP>(a, b, r, panel, e, first_row),
                 _ => tile::<S, B, E, 1, NP>(a, b, r, panel, e, first_row),
@@ -162,12 +158,40 @@ unsafe fn tile<S: Simd, B: Panel, E: Epilogue, const MR: usize, const NP: usize>
 ) -> usize {
     // SAFETY: the caller's promise: rows `r..r + MR`, panels `panel..panel + NP`, all `k`.
     unsafe {
+        if MR > 1 && NP > S::TILE_PANELS {
+            // Panels that an epilogue wants together, but for which there are not the registers.
+            let mut done = [[S::zero(); NP]; MR];
+            for p in 0..NP {
+                let one = sums::<S, B, MR, 1>(a, b, r, panel + p);
+                for i in 0..MR {
+                    done[i][p] = one[i][0];
+                }
+            }
+            epilogue.finish::<S, MR, NP>(first_row + r, panel * LANES, done);
+        } else {
+            let sums = sums::<S, B, MR, NP>(a, b, r, panel);
+            hand_over::<S, E, MR, NP>(epilogue, first_row + r, panel * LANES, &sums);
+        }
+    }
+    MR
+}
+
+/// The sums of such a tile.
+#[inline(always)]
+unsafe fn sums<S: Simd, B: Panel, const MR: usize, const NP: usize>(
+    a: Rows,
+    b: Columns<B>,
+    r: usize,
+    panel: usize,
+) -> [[S::F; NP]; MR] {
+    // SAFETY: the caller's promise: rows `r..r + MR`, panels `panel..panel + NP`, all `k`.
+    unsafe {
         let mut sums = [[S::zero(); NP]; MR];
         let rows = a.at.add(r * a.stride);
         let columns = b.at.add((panel - b.first) * b.panel_stride);
-        for pair in 0..a.k / 2 {
-            let at = columns.add(pair * 2 * b.k_stride);
-            let x = rows.add(2 * pair);
+        for step in 0..a.k / B::STEP {
+            let at = columns.add(step * B::STEP * b.k_stride);
+            let x = rows.add(step * B::STEP);
             let mut panels = [S::zero(); NP];
             if MR == 1 {
                 // Bound by memory: where pages are small, the hardware stops at the end of each.
@@ -176,24 +200,25 @@ unsafe fn tile<S: Simd, B: Panel, E: Epilogue, const MR: usize, const NP: usize>
                 }
             }
             for p in 0..NP {
-                panels[p] = B::load_even::<S>(at.add(p * b.panel_stride));
+                panels[p] = B::load_first::<S>(at.add(p * b.panel_stride));
             }
             rank_one::<S, MR, NP>(x, a.stride, panels, &mut sums);
-            for p in 0..NP {
-                panels[p] = B::load_odd::<S>(at.add(p * b.panel_stride), b.k_stride);
+            if B::STEP == 2 {
+                for p in 0..NP {
+                    panels[p] = B::load_second::<S>(at.add(p * b.panel_stride));
+                }
+                rank_one::<S, MR, NP>(x.add(1), a.stride, panels, &mut sums);
             }
-            rank_one::<S, MR, NP>(x.add(1), a.stride, panels, &mut sums);
         }
-        if a.k % 2 == 1 {
+        if !a.k.is_multiple_of(B::STEP) {
             let mut panels = [S::zero(); NP];
             for p in 0..NP {
-                panels[p] = B::load_even::<S>(columns.add(p * b.panel_stride + (a.k - 1) * b.k_stride));
+                panels[p] = B::load_first::<S>(columns.add(p * b.panel_stride + (a.k - 1) * b.k_stride));
             }
             rank_one::<S, MR, NP>(rows.add(a.k - 1), a.stride, panels, &mut sums);
         }
-        epilogue.finish::<S, MR, NP>(first_row + r, panel * LANES, sums);
+        sums
     }
-    MR
 }
 
 /// Add one column of the left factor times one row of the right.

@@ -17,8 +17,9 @@ pub(crate) struct Pair(__m256, __m256);
 #[allow(clippy::undocumented_unsafe_blocks)]
 unsafe impl Simd for Avx2 {
     type F = Pair;
-    // 12 accumulators, 2 columns and a broadcast out of 16 registers.
-    const TILE_ROWS: usize = 6;
+    // 10 accumulators, 2 columns and broadcasts out of 16 registers. With 12 one sum may end up in memory, and all wait
+    // for it.
+    const TILE_ROWS: usize = 5;
     const TILE_PANELS: usize = 1;
     const CONV_PIXELS: usize = 4;
 

@@ -14,9 +14,10 @@ pub(crate) struct Avx512<const BF16: bool>;
 #[allow(clippy::undocumented_unsafe_blocks)]
 unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
     type F = __m512;
-    // 24 accumulators, 2 panels and a broadcast out of 32 registers.
-    const TILE_ROWS: usize = 12;
-    const TILE_PANELS: usize = 2;
+    // 24 accumulators, 4 panels and a broadcast out of 32 registers. With 12 rows by 2 panels the compiler loads the
+    // broadcasts of two `k` at once, and has no registers for them: half as quick.
+    const TILE_ROWS: usize = 6;
+    const TILE_PANELS: usize = 4;
     const CONV_PIXELS: usize = 16;
 
     #[inline(always)]
