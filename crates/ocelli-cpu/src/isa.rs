@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// Environment variable that forces an instruction set: `scalar`, `avx2`, `avx512`, `amx`, `neon` or `wasm`.
+/// Environment variable that forces an instruction set: `scalar`, `avx2`, `avx512`, `avx512bf16`, `amx`, `neon`
+/// or `wasm`.
 pub const ISA_VARIABLE: &str = "OCELLI_ISA";
 
 /// Whether the reference is a part of this build. A page has the kernels alone, and loads 12 kB less.
@@ -20,7 +21,10 @@ pub enum Isa {
     /// AVX-512 F, BW, VL and DQ.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// AVX-512, and AMX for products with bf16 matrices. Linux only.
+    /// AVX-512, and its bf16 extension for products with bf16 matrices.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+    /// AVX-512 with the bf16 extension, and AMX for products with bf16 matrices. Linux only.
     #[cfg(target_arch = "x86_64")]
     Amx,
     /// NEON, which every 64-bit Arm CPU has.
@@ -35,7 +39,7 @@ pub enum Isa {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IsaError {
     /// Not a name that is known.
-    #[error("unknown instruction set `{0}`: use one of scalar, avx2, avx512, amx, neon, wasm")]
+    #[error("unknown instruction set `{0}`: use one of scalar, avx2, avx512, avx512bf16, amx, neon, wasm")]
     Unknown(String),
     /// Known, but this CPU or this build lacks it.
     #[error("this machine cannot run `{asked}` kernels; it has: {}", available.join(", "))]
@@ -65,6 +69,9 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq");
                 if avx512 {
                     found.push(Isa::Avx512);
+                    if is_x86_feature_detected!("avx512bf16") {
+                        found.push(Isa::Avx512Bf16);
+                    }
                     if crate::matmul::amx::available() {
                         found.push(Isa::Amx);
                     }
@@ -96,7 +103,7 @@ impl Isa {
     /// # Errors
     /// When the name is unknown or this CPU lacks it.
     pub fn from_name(name: &str) -> Result<Isa, IsaError> {
-        const KNOWN: [&str; 6] = ["scalar", "avx2", "avx512", "amx", "neon", "wasm"];
+        const KNOWN: [&str; 7] = ["scalar", "avx2", "avx512", "avx512bf16", "amx", "neon", "wasm"];
         let available = Self::available();
         if let Some(&isa) = available.iter().find(|isa| isa.name() == name) {
             return Ok(isa);
@@ -116,6 +123,8 @@ impl Isa {
             Isa::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => "avx512bf16",
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => "amx",
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]

@@ -1,4 +1,5 @@
-//! Keys and values of one head in bf16, laid out as operands of AMX tiles (see [`crate::matmul::amx`]).
+//! Keys and values of one head in bf16, laid out as operands of bf16 products (see
+//! [`crate::matmul::bf16_rows`]).
 
 use half::bf16;
 

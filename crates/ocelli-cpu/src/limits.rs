@@ -8,6 +8,8 @@ use crate::Isa;
 use crate::buffer::Buffer;
 #[cfg(target_arch = "x86_64")]
 use crate::matmul::amx;
+#[cfg(target_arch = "x86_64")]
+use crate::matmul::bf16_rows::BfUnit;
 use crate::pool::Pool;
 use crate::session::CpuDevice;
 use crate::simd::{Kernel, LANES, Simd};
@@ -26,7 +28,7 @@ pub struct MachineLimits {
     pub read_bytes_per_s: f64,
     /// f32 multiplications and additions in a second, from registers.
     pub f32_flops: f64,
-    /// bf16 multiplications and additions in a second where a matrix unit is used, without loads.
+    /// bf16 multiplications and additions in a second where there are instructions for them, without loads.
     pub bf16_flops: Option<f64>,
     /// 8-bit integer multiplications and additions in a second where there is a matrix unit, without loads.
     pub int8_ops: Option<f64>,
@@ -197,7 +199,35 @@ unsafe fn chains<S: Simd, const N: usize>() -> f64 {
 
 #[cfg(target_arch = "x86_64")]
 fn bf16_rate(isa: Isa, pool: &Pool) -> Option<f64> {
-    (isa == Isa::Amx).then(|| rate(pool, &|| amx::products_without_loads(STEPS, amx::Operand::Bf16)))
+    Some(match BfUnit::of(isa)? {
+        BfUnit::Tiles => rate(pool, &|| amx::products_without_loads(STEPS, amx::Operand::Bf16)),
+        BfUnit::Pairs => rate(pool, &|| isa.dispatch(MultiplyPairs)),
+    })
+}
+
+/// As [`MultiplyAdd`], two bf16 a lane.
+#[cfg(target_arch = "x86_64")]
+struct MultiplyPairs;
+
+#[cfg(target_arch = "x86_64")]
+impl Kernel for MultiplyPairs {
+    type Output = f64;
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> f64 {
+        // SAFETY: the caller promises the instruction set.
+        unsafe {
+            let by = S::splat(f32::from_bits(black_box(0x3f00_3f00)));
+            let mut sums = [S::splat(black_box(1.0)); 12];
+            for _ in 0..STEPS {
+                for sum in &mut sums {
+                    *sum = S::add_bf16_pairs(*sum, by, by);
+                }
+            }
+            black_box(sums.map(|sum| S::reduce_add(sum)));
+        }
+        (STEPS * 12 * LANES * 4) as f64
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

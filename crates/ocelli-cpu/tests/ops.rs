@@ -33,13 +33,18 @@ fn kernels() -> Vec<Isa> {
     found
 }
 
+/// Whether several rows are multiplied by expanded weights in bf16.
+fn multiplies_bf16(isa: Isa) -> bool {
+    ["avx512bf16", "amx"].contains(&isa.name())
+}
+
 /// The cases of matrix products with weights in blocks.
 fn quantized() -> impl Iterator<Item = OpCase> {
     [BlockFormat::Q8, BlockFormat::Q4, BlockFormat::Int8].into_iter().flat_map(quantized_op_cases)
 }
 
 /// Each weight is off by up to 2^-9 of itself, and a gated unit multiplies two such sums.
-const QUANTIZED_TILES: f64 = 1e-2;
+const QUANTIZED_BF16: f64 = 1e-2;
 
 /// Hidden rows that differ in their last places may get neighbouring 8-bit codes: a few in ten thousand in f32, more
 /// in bf16.
@@ -53,10 +58,10 @@ fn check(limit: f64, dtype: DType) {
         assert!(want.iter().all(|v| v.is_finite()), "{}", case.name);
         for isa in kernels() {
             let error = relative_error(&answer(&case, isa, dtype, 2), &want);
-            // The reference computes with exact quantized weights, the tiles with bf16 ones.
-            let rounded = isa.name() == "amx" && dtype == DType::Bf16 && case.name.starts_with('q');
+            // The reference computes with exact quantized weights, products in bf16 with bf16 ones.
+            let rounded = multiplies_bf16(isa) && dtype == DType::Bf16 && case.name.starts_with('q');
             let limit = match () {
-                () if rounded => QUANTIZED_TILES,
+                () if rounded => QUANTIZED_BF16,
                 () if case.name.starts_with("int8") => HIDDEN_CODES[usize::from(dtype == DType::Bf16)],
                 () => limit,
             };
@@ -132,7 +137,7 @@ fn in_chunks(format: BlockFormat, isa: Isa, dtype: DType, chunks: &[usize]) -> V
     answer(&case, isa, dtype, 2)
 }
 
-/// What holds for quantized weights: rows do not depend on the rows beside them; on AMX in bf16 only
+/// What holds for quantized weights: rows do not depend on the rows beside them; where bf16 is multiplied only
 /// if there are any, and then a row alone differs by no more than bf16 does.
 #[test]
 fn quantized_rows_are_the_same_alone_and_beside_others() {
@@ -142,7 +147,7 @@ fn quantized_rows_are_the_same_alone_and_beside_others() {
                 let whole = in_chunks(format, isa, dtype, &[64]);
                 assert_eq!(whole, in_chunks(format, isa, dtype, &[2, 30, 17, 3, 12]), "{isa} {dtype:?}");
                 let single = in_chunks(format, isa, dtype, &[1; 64]);
-                if isa.name() == "amx" && dtype == DType::Bf16 && format != BlockFormat::Int8 {
+                if multiplies_bf16(isa) && dtype == DType::Bf16 && format != BlockFormat::Int8 {
                     let error = relative_error(&single, &whole);
                     assert!(error < 6e-3, "{isa}: {error:.2e}");
                 } else {

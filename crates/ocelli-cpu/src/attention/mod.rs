@@ -1,7 +1,7 @@
 //! Attention: over one block of rows (vision and text towers) and against a cache (Qwen2).
 //!
 //! Keys are kept as panels of sixteen positions, values as rows, so that scores and the weighted sum
-//! of values are ordinary products with the register tile; with AMX and bf16 they are products of tiles: see
+//! of values are ordinary products with the register tile; with AMX, or AVX-512's bf16 extension, and bf16 they are products in bf16: see
 //! [`tiles`].
 
 #[cfg(target_arch = "x86_64")]
@@ -26,8 +26,9 @@ const POSITIONS: usize = 8;
 /// Attention over one block: `qkv` is `[rows, 3 * heads * head_dim]`.
 pub(crate) fn attention(isa: Isa, pool: &Pool, qkv: View, heads: usize, causal: bool, out: View) {
     #[cfg(target_arch = "x86_64")]
-    if tiles::suit(isa, qkv, out.cols / heads) {
-        return pool.run(heads, &|head| isa.dispatch(tiles::HeadTask { qkv, heads, head, causal, out }));
+    if let Some(unit) = tiles::unit(isa, qkv, out.cols / heads) {
+        return pool
+            .run(heads, &|head| isa.dispatch(tiles::HeadTask { unit, qkv, heads, head, causal, out }));
     }
     pool.run(heads, &|head| isa.dispatch(HeadTask { qkv, heads, head, causal, out }));
 }
@@ -83,8 +84,8 @@ pub(crate) fn cached_attention(
     let dim = cache.head_dim();
     let layer = cache.layer_mut(layer);
     #[cfg(target_arch = "x86_64")]
-    if tiles::suit(isa, qkv, dim) {
-        return tiles::cached(isa, pool, qkv, heads, layer, past, out);
+    if let Some(unit) = tiles::unit(isa, qkv, dim) {
+        return tiles::cached(isa, unit, pool, qkv, heads, layer, past, out);
     }
     for (i, head) in layer.iter_mut().enumerate() {
         let (k, v) = ((heads + i) * dim, (heads + kv_heads + i) * dim);

@@ -1,4 +1,4 @@
-//! Attention by products of AMX tiles. Queries, keys and values are bf16 as they come, scores f32, the weights of a
+//! Attention by products in bf16, of AMX tiles or AVX-512 pairs. Queries, keys and values are bf16 as they come, scores f32, the weights of a
 //! softmax bf16 before they are divided by their sum.
 
 use half::bf16;
@@ -9,7 +9,7 @@ use crate::kv_cache::KvHead;
 use crate::kv_tiles::KvTiles;
 use crate::math::exp2_bf16;
 use crate::matmul::Epilogue;
-use crate::matmul::amx::{BfRows, product};
+use crate::matmul::bf16_rows::{BfRows, BfUnit, product};
 use crate::pool::Pool;
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, LANES, Simd};
@@ -20,13 +20,14 @@ const QUERY_BLOCK: usize = 32;
 /// Query rows of a task when attending against a cache.
 const CACHED_ROWS: usize = 64;
 
-/// Whether this is the way to go.
-pub(super) fn suit(isa: Isa, qkv: View, dim: usize) -> bool {
-    isa == Isa::Amx && qkv.kind == Kind::Bf16 && dim.is_multiple_of(LANES)
+/// What multiplies, if this is the way to go.
+pub(super) fn unit(isa: Isa, qkv: View, dim: usize) -> Option<BfUnit> {
+    BfUnit::of(isa).filter(|_| qkv.kind == Kind::Bf16 && dim.is_multiple_of(LANES))
 }
 
 /// One head of attention over one block.
 pub(super) struct HeadTask {
+    pub(super) unit: BfUnit,
     pub(super) qkv: View,
     pub(super) heads: usize,
     pub(super) head: usize,
@@ -50,10 +51,11 @@ impl Kernel for HeadTask {
             let queries = columns(self.qkv, column(0), dim);
             for first in (0..rows).step_by(QUERY_BLOCK) {
                 let count = QUERY_BLOCK.min(rows - first);
-                let queries = BfRows::stage::<S>(queries, first, count, memory.as_mut_ptr().cast());
+                let queries =
+                    BfRows::stage::<S>(queries, first, count, memory.as_mut_ptr().cast(), self.unit);
                 let seen = if self.causal { first + 1 } else { rows };
                 let block = Block { group: 1, count, seen, step: usize::from(self.causal) };
-                attend::<S>(queries, block, &kv, columns(self.out, column(0), dim), first);
+                attend::<S>(queries, block, &kv, self.unit, columns(self.out, column(0), dim), first);
             }
         }
     }
@@ -62,6 +64,7 @@ impl Kernel for HeadTask {
 /// Attention against one layer of the cache, whose last `qkv.rows` positions are these rows'.
 pub(super) fn cached(
     isa: Isa,
+    unit: BfUnit,
     pool: &Pool,
     qkv: View,
     heads: usize,
@@ -83,12 +86,13 @@ pub(super) fn cached(
         let count = positions.min(qkv.rows - first);
         let block = Block { group, count, seen: past + first + 1, step: 1 };
         let col = head * group * dim;
-        isa.dispatch(GroupTask { qkv, kv: layer[head].tiles(), block, first, col, out });
+        isa.dispatch(GroupTask { unit, qkv, kv: layer[head].tiles(), block, first, col, out });
     });
 }
 
 /// Some positions of the query heads that share one key head: those are the rows of a product.
 struct GroupTask<'a> {
+    unit: BfUnit,
     qkv: View,
     kv: &'a KvTiles,
     block: Block,
@@ -102,7 +106,7 @@ impl Kernel for GroupTask<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { qkv, kv, block, first, col, out } = self;
+        let Self { unit, qkv, kv, block, first, col, out } = self;
         let (dim, rows) = (kv.dim(), block.count * block.group);
         let mut memory = Scratch::take(BfRows::len(rows, dim).div_ceil(2));
         let at = memory.as_mut_ptr().cast();
@@ -114,8 +118,8 @@ impl Kernel for GroupTask<'_> {
                 let from = qkv.row::<bf16>(row).add(head).cast_const();
                 std::ptr::copy_nonoverlapping(from, staged.row::<bf16>(r), dim);
             }
-            let queries = BfRows::written(at, rows, dim);
-            attend::<S>(queries, block, kv, columns(out, col, block.group * dim), first);
+            let queries = BfRows::written(at, rows, dim, unit);
+            attend::<S>(queries, block, kv, unit, columns(out, col, block.group * dim), first);
         }
     }
 }
@@ -144,7 +148,14 @@ struct Block {
 /// What a position does not see gets the weight zero, which adds nothing to its sums: results do not
 /// depend on which positions come in one block.
 #[inline(always)]
-unsafe fn attend<S: Simd>(queries: BfRows, block: Block, kv: &KvTiles, out: View, first: usize) {
+unsafe fn attend<S: Simd>(
+    queries: BfRows,
+    block: Block,
+    kv: &KvTiles,
+    unit: BfUnit,
+    out: View,
+    first: usize,
+) {
     let Block { group, count, seen, step } = block;
     let rows = count * group;
     let all = seen + step * (count - 1);
@@ -167,7 +178,7 @@ unsafe fn attend<S: Simd>(queries: BfRows, block: Block, kv: &KvTiles, out: View
             *inverse.add(r) = 1.0 / exponentials::<S>(scores.add(r * stride), seen, scale, to);
             std::ptr::write_bytes(to.add(seen), 0, all - seen);
         }
-        let weights = BfRows::written(weight_memory.as_mut_ptr().cast(), rows, all);
+        let weights = BfRows::written(weight_memory.as_mut_ptr().cast(), rows, all, unit);
         let epilogue = Weighted { inverse, first, dim: kv.dim(), group, out };
         product::<S, _>(weights, kv.values(), 0..kv.dim() / LANES, &epilogue, 0);
     }

@@ -1,8 +1,7 @@
 //! Products with bf16 matrices on AMX (Intel Advanced Matrix Extensions, Sapphire Rapids and later).
 //!
 //! Tiles 0 to 3 hold sums, the others operands. A packed panel is a run of operand tiles as it is:
-//! sixteen columns by 32 `k`, pairs of `k` interleaved. The left rows are staged in bf16 with a padded
-//! stride, so that a tile's rows fall into different cache sets.
+//! sixteen columns by 32 `k`, pairs of `k` interleaved.
 //!
 //! Stable Rust has no intrinsics for tiles, so they are written as assembly (Intel Software Developer's
 //! Manual, volume 1, chapter 18). Linux gives the tile registers to a process that asks for them.
@@ -12,14 +11,12 @@ use std::sync::OnceLock;
 
 use half::bf16;
 
+use super::bf16_rows::{BfRows, TILE_K};
 use super::epilogue::Epilogue;
 use super::tile::Columns;
 use crate::scratch::Scratch;
 use crate::simd::{LANES, Simd};
-use crate::view::{Kind, View};
 
-/// `k` of one operand tile.
-const TILE_K: usize = 32;
 /// Rows or columns of one tile.
 const TILE: usize = 16;
 /// Values of the next panels that are asked for at each operand tile: few enough that the tiles' own loads do not wait.
@@ -106,78 +103,6 @@ impl Drop for Tiles {
     }
 }
 
-/// Rows of the left factor in bf16, `k` padded with zeros to whole operand tiles.
-#[derive(Clone, Copy)]
-pub(crate) struct BfRows {
-    at: *const bf16,
-    stride: usize,
-    rows: usize,
-    /// Operand tiles a row.
-    steps: usize,
-}
-
-impl BfRows {
-    /// Distance between staged rows: an odd number of cache lines.
-    fn stride(k: usize) -> usize {
-        (k.div_ceil(TILE_K) | 1) * TILE_K
-    }
-
-    /// Values that `rows` staged rows take. Rows beyond the last whole tile are read, never used.
-    pub(crate) fn len(rows: usize, k: usize) -> usize {
-        rows.next_multiple_of(2 * TILE) * Self::stride(k)
-    }
-
-    /// Staged rows as a view to write to.
-    pub(crate) fn view(at: *mut bf16, rows: usize, k: usize) -> View {
-        View { at: at.cast(), rows, cols: k, stride: Self::stride(k), kind: Kind::Bf16 }
-    }
-
-    /// Rows that were written through [`Self::view`].
-    ///
-    /// # Safety
-    /// `at` is valid for `Self::len(rows, k)` values.
-    #[inline(always)]
-    pub(crate) unsafe fn written(at: *mut bf16, rows: usize, k: usize) -> Self {
-        let (stride, steps) = (Self::stride(k), k.div_ceil(TILE_K));
-        for r in 0..rows {
-            // SAFETY: `steps * TILE_K <= stride`.
-            unsafe { std::ptr::write_bytes(at.add(r * stride + k), 0, steps * TILE_K - k) };
-        }
-        Self { at, stride, rows, steps }
-    }
-
-    /// Rows of a view: in place where tiles can read them so, otherwise copied and rounded to bf16.
-    ///
-    /// # Safety
-    /// The rows are in the view; `to` is valid for `Self::len(rows, x.cols)` values; the CPU has `S`.
-    #[inline(always)]
-    pub(crate) unsafe fn stage<S: Simd>(x: View, first: usize, rows: usize, to: *mut bf16) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe {
-            if Self::in_place(x, rows) {
-                let at = x.row::<bf16>(first).cast_const();
-                return Self { at, stride: x.stride, rows, steps: x.cols / TILE_K };
-            }
-            let staged = Self::view(to, rows, x.cols);
-            for r in 0..rows {
-                for c in (0..x.cols).step_by(LANES) {
-                    let n = LANES.min(x.cols - c);
-                    staged.store::<S>(r, c, n, x.load::<S>(first + r, c, n));
-                }
-            }
-            Self::written(to, rows, x.cols)
-        }
-    }
-
-    /// Whether tiles can read the rows where they are: bf16, whole tiles, and a stride that spreads
-    /// sixteen rows over at least four sets of the first-level cache.
-    fn in_place(x: View, rows: usize) -> bool {
-        let lines = x.stride / TILE_K;
-        let whole = x.cols.is_multiple_of(TILE_K) && x.stride.is_multiple_of(TILE_K);
-        x.kind == Kind::Bf16 && whole && rows.is_multiple_of(2 * TILE) && !lines.is_multiple_of(32)
-    }
-}
-
 /// Multiply all rows with some panels and hand the sums to the epilogue, with row numbers counted
 /// from `first_row`. Two panels at a time; a last one alone is computed twice.
 ///
@@ -185,7 +110,7 @@ impl BfRows {
 /// Rows and panels are readable, the epilogue may write its outputs, AMX is [`available`], and the
 /// CPU has `S`.
 #[inline(always)]
-pub(crate) unsafe fn product<S: Simd, E: Epilogue>(
+pub(super) unsafe fn product<S: Simd, E: Epilogue>(
     a: BfRows,
     b: Columns<bf16>,
     panels: std::ops::Range<usize>,

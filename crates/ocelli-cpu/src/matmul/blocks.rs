@@ -6,16 +6,18 @@
 //! same bits alone and beside others, and as the rounding of each step is fixed, on all these sets as well.
 //! WebAssembly rounds products too: there a row has the same bits alone and beside others, but not these.
 //!
-//! On AMX several rows go through the bf16 tiles: each pair of panels is expanded to bf16 once for all
-//! rows, in scratch that stays in the second-level cache. A single row is bound by memory and takes the
-//! AVX-512 path instead. So there a row of a prefill has the same bits whatever the chunk, as long as
+//! Where bf16 is multiplied by bf16 (AMX, AVX-512 with its bf16 extension), several rows go that way: some panels are
+//! expanded to bf16 once for all rows, in scratch that stays in the second-level cache. A single row is bound by memory
+//! and takes the ordinary path instead. So there a row of a prefill has the same bits whatever the chunk, as long as
 //! it has at least two rows, and differs from the same row alone by the rounding of its weights to bf16.
 
 use half::f16;
 use ocelli_plan::BlockFormat;
 
 use super::Left;
-use super::epilogue::Epilogue;
+#[cfg(target_arch = "x86_64")]
+use super::bf16_rows::{self, BfRows};
+use super::epilogue::{Epilogue, hand_over};
 use super::tile::{Rows, rank_one};
 use crate::buffer::CACHE_LINE;
 use crate::simd::{LANES, Simd};
@@ -53,7 +55,7 @@ pub(crate) trait Codes: 'static {
     ///
     /// # Safety
     /// A group at `at`, room for 32 by 16 values at `to`; the CPU has `S`.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AMX multiplies in bf16"))]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86-64 multiplies in bf16"))]
     unsafe fn expand<S: Simd>(at: *const u8, scales: S::F, to: *mut half::bf16);
 }
 
@@ -158,7 +160,7 @@ unsafe fn add_nibbles<S: Simd, const SHIFT: u32, const MR: usize, const NP: usiz
     }
 }
 
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AMX multiplies in bf16"))]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86-64 multiplies in bf16"))]
 #[inline(always)]
 unsafe fn expand_nibbles<S: Simd, const EVEN: u32, const ODD: u32>(
     at: *const u32,
@@ -190,7 +192,7 @@ pub(super) unsafe fn multiply<S: Simd, C: Codes, E: Epilogue>(
         match left {
             Left::F32(rows) => product::<S, C, E>(rows, b, panels, epilogue, first_row),
             #[cfg(target_arch = "x86_64")]
-            Left::Tiles(rows) => tiles_product::<S, C, E>(rows, b, panels, epilogue, first_row),
+            Left::Bf16(rows) => bf16_product::<S, C, E>(rows, b, panels, epilogue, first_row),
             Left::Int8(_) => unreachable!("rows are staged for their weight"),
         }
     }
@@ -242,9 +244,9 @@ unsafe fn two_panels<S: Simd, C: Codes, E: Epilogue>(
     while r < a.rows {
         // SAFETY: the tile's rows are among `a.rows`.
         r += unsafe {
-            if S::TILE_ROWS >= 12 && r + 6 <= a.rows {
+            if S::TILE_PANELS >= 2 && r + 6 <= a.rows {
                 tile::<S, C, E, 6, 2>(a, b, r, panel, e, first_row)
-            } else if S::TILE_ROWS < 12 && r + 2 <= a.rows {
+            } else if S::TILE_PANELS < 2 && r + 2 <= a.rows {
                 tile::<S, C, E, 2, 2>(a, b, r, panel, e, first_row)
             } else {
                 tile::<S, C, E, 1, 2>(a, b, r, panel, e, first_row)
@@ -295,32 +297,33 @@ unsafe fn tile<S: Simd, C: Codes, E: Epilogue, const MR: usize, const NP: usize>
                 scales[p] = scales[p].add(LANES);
             }
         }
-        epilogue.finish::<S, MR, NP>(first_row + r, panel * LANES, sums);
+        hand_over::<S, E, MR, NP>(epilogue, first_row + r, panel * LANES, &sums);
     }
     MR
 }
 
-/// The same with bf16 tiles, two panels at a time.
+/// The same in bf16, a few panels at a time.
 ///
 /// # Safety
-/// As for [`product`]; AMX is available.
+/// As for [`product`]; the CPU has the unit that the rows were staged for.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn tiles_product<S: Simd, C: Codes, E: Epilogue>(
-    a: super::amx::BfRows,
+unsafe fn bf16_product<S: Simd, C: Codes, E: Epilogue>(
+    a: BfRows,
     b: Blocks,
     panels: std::ops::Range<usize>,
     epilogue: &E,
     first_row: usize,
 ) {
     let panel_len = b.groups * GROUP * LANES;
-    let mut memory = crate::scratch::Scratch::take(panel_len);
+    let together = a.panels_together();
+    let mut memory = crate::scratch::Scratch::take((together * panel_len).div_ceil(2));
     let expanded: *mut half::bf16 = memory.as_mut_ptr().cast();
-    for first in panels.clone().step_by(2) {
-        let pair = first..panels.end.min(first + 2);
-        // SAFETY: the caller's promise; the scratch holds two panels in bf16.
+    for first in panels.clone().step_by(together) {
+        let some = first..panels.end.min(first + together);
+        // SAFETY: the caller's promise; the scratch holds these panels in bf16.
         unsafe {
-            for panel in pair.clone() {
+            for panel in some.clone() {
                 let codes = b.at.add(panel * b.panel_stride);
                 let scales: *const f16 = codes.add(b.groups * C::BYTES).cast();
                 for group in 0..b.groups {
@@ -330,7 +333,7 @@ unsafe fn tiles_product<S: Simd, C: Codes, E: Epilogue>(
             }
             let columns =
                 super::Columns { at: expanded.cast_const(), panel_stride: panel_len, k_stride: LANES, first };
-            super::amx::product::<S, E>(a, columns, pair, epilogue, first_row);
+            bf16_rows::product::<S, E>(a, columns, some, epilogue, first_row);
         }
     }
 }

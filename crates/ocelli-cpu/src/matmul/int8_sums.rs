@@ -60,11 +60,13 @@ impl Unit {
             #[cfg(target_arch = "x86_64")]
             Isa::Amx if super::amx::has_int8() => Self::Amx,
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx | Isa::Avx512 if is_x86_feature_detected!("avx512vnni") => Self::Vnni,
+            Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 if is_x86_feature_detected!("avx512vnni") => Self::Vnni,
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx | Isa::Avx512 | Isa::Avx2 if is_x86_feature_detected!("avxvnni") => Self::AvxVnni,
+            Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 if is_x86_feature_detected!("avxvnni") => {
+                Self::AvxVnni
+            }
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx | Isa::Avx512 | Isa::Avx2 => Self::Avx2,
+            Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => Self::Avx2,
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
             Isa::Neon if std::arch::is_aarch64_feature_detected!("dotprod") => Self::Dot,
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]

@@ -1,15 +1,19 @@
 //! Matrix products `x W^T` with packed weights and fused epilogues.
 //!
 //! The SIMD kernels compute every output value as one chain of fused multiply-adds over `k` in order,
-//! the AMX kernels as one chain over pairs of `k`, whatever the tile, the number of rows or of threads.
+//! those that multiply bf16 by bf16 as one chain over pairs of `k`, whatever the tile, the number of rows or of threads.
 //! So a row's result does not depend on the rows beside it: prefill equals decode, a batch equals its
 //! single items, one thread equals two, bit for bit. Quantized matrices keep this too, but for single
-//! rows on AMX: see [`blocks`].
+//! rows where others are multiplied in bf16: see [`blocks`].
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod amx_int8;
+#[cfg(target_arch = "x86_64")]
+mod bf16_pairs;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod bf16_rows;
 mod blocks;
 mod epilogue;
 pub(crate) mod int8;
@@ -23,6 +27,8 @@ mod tile;
 use half::bf16;
 use ocelli_plan::BlockFormat;
 
+#[cfg(target_arch = "x86_64")]
+use bf16_rows::{BfRows, BfUnit};
 pub(crate) use blocks::Blocks;
 pub(crate) use epilogue::{Epilogue, Finish, GateUp};
 pub(crate) use tile::{Columns, Rows, product};
@@ -34,10 +40,8 @@ use crate::simd::{LANES, Simd};
 use crate::view::Kind;
 use crate::view::View;
 
-#[cfg(target_arch = "x86_64")]
 /// Rows that [`Staging::product_block`] keeps together at most.
 const MOST_TOGETHER: usize = 512;
-#[cfg(target_arch = "x86_64")]
 /// What they may take: about half of a second-level cache.
 const CACHED_BYTES: usize = 1 << 20;
 
@@ -46,7 +50,7 @@ const CACHED_BYTES: usize = 1 << 20;
 pub(crate) enum Left {
     F32(Rows),
     #[cfg(target_arch = "x86_64")]
-    Tiles(amx::BfRows),
+    Bf16(BfRows),
     Int8(int8::Rows8),
 }
 
@@ -55,35 +59,42 @@ pub(crate) enum Left {
 pub(crate) enum Staging {
     F32,
     #[cfg(target_arch = "x86_64")]
-    Tiles,
+    Bf16(BfUnit),
     Int8(int8::Staging8),
 }
 
 impl Staging {
     /// What the kernels of `isa` want for the product of `x` with this weight.
     pub(crate) fn of(isa: Isa, x: View, weight: &Matrix) -> Self {
-        match (isa, weight.stored()) {
-            (_, Stored::Int8) => Self::Int8(int8::Staging8::new(int8_sums::Unit::of(isa), x)),
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Amx, Stored::Bf16) => Self::Tiles,
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Amx, Stored::Blocks(_)) if x.kind == Kind::Bf16 && x.rows > 1 => Self::Tiles,
-            _ => Self::F32,
+        let stored = weight.stored();
+        if stored == Stored::Int8 {
+            return Self::Int8(int8::Staging8::new(int8_sums::Unit::of(isa), x));
         }
+        #[cfg(target_arch = "x86_64")]
+        if let Some(unit) = BfUnit::of(isa) {
+            let expanded = matches!(stored, Stored::Blocks(_)) && x.kind == Kind::Bf16 && x.rows > 1;
+            if stored == Stored::Bf16 || expanded {
+                return Self::Bf16(unit);
+            }
+        }
+        Self::F32
     }
 
     /// Rows that one task takes when `rows` are shared by `threads`: its input and hidden rows stay in
     /// the second-level cache, and no thread is left without work.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables, reason = "only AMX asks for the weight"))]
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(unused_variables, reason = "only bf16 products ask for the weight")
+    )]
     pub(crate) fn row_block(self, weight: &Matrix, rows: usize, threads: usize) -> usize {
         match self {
             Self::F32 => 64,
             Self::Int8(staging) => staging.row_block(rows, threads),
             // Codes are expanded once for all rows of a block: the threads share the columns instead.
             #[cfg(target_arch = "x86_64")]
-            Self::Tiles if weight.is_quantized() => rows.clamp(64, 512),
+            Self::Bf16(_) if weight.is_quantized() => rows.clamp(64, 512),
             #[cfg(target_arch = "x86_64")]
-            Self::Tiles => match rows / threads {
+            Self::Bf16(_) => match rows / threads {
                 0..128 => 64,
                 128..512 => 128,
                 _ => 256,
@@ -94,24 +105,22 @@ impl Staging {
     /// As [`Self::row_block`], for a product alone. A few hundred rows stay together as far as the second-level cache
     /// has room for them, or the matrix would come from memory more than once.
     pub(crate) fn product_block(self, weight: &Matrix, rows: usize, threads: usize) -> usize {
-        match self {
+        let bytes = match self {
+            Self::F32 => size_of::<f32>(),
             #[cfg(target_arch = "x86_64")]
-            Self::Tiles if !weight.is_quantized() && (65..=MOST_TOGETHER).contains(&rows) => {
-                let most = (CACHED_BYTES / (2 * weight.k)).clamp(64, MOST_TOGETHER);
-                rows.div_ceil(rows.div_ceil(most)).next_multiple_of(32)
-            }
-            _ => self.row_block(weight, rows, threads),
+            Self::Bf16(_) if !weight.is_quantized() => size_of::<bf16>(),
+            _ => return self.row_block(weight, rows, threads),
+        };
+        if !(65..=MOST_TOGETHER).contains(&rows) {
+            return self.row_block(weight, rows, threads);
         }
+        let most = (CACHED_BYTES / (bytes * weight.k)).clamp(64, MOST_TOGETHER);
+        rows.div_ceil(rows.div_ceil(most)).next_multiple_of(32)
     }
 
     /// Panels that a task should have a multiple of, or its last columns run on narrow tiles.
     pub(crate) fn panel_step(self, rows: usize) -> usize {
-        match self {
-            Self::F32 if rows == 1 => 8,
-            Self::F32 | Self::Int8(_) => 2,
-            #[cfg(target_arch = "x86_64")]
-            Self::Tiles => 2,
-        }
+        if self == Self::F32 && rows == 1 { 8 } else { 4 }
     }
 
     /// f32 values of scratch that `rows` staged rows of `k` values take.
@@ -120,7 +129,7 @@ impl Staging {
             Self::F32 => rows * padded_stride(k),
             Self::Int8(staging) => staging.len(rows, k),
             #[cfg(target_arch = "x86_64")]
-            Self::Tiles => amx::BfRows::len(rows, k).div_ceil(2),
+            Self::Bf16(_) => BfRows::len(rows, k).div_ceil(2),
         }
     }
 
@@ -130,7 +139,7 @@ impl Staging {
             Self::F32 => View::scratch(at, rows, cols, padded_stride(cols)),
             Self::Int8(staging) => staging.view(at, rows, cols),
             #[cfg(target_arch = "x86_64")]
-            Self::Tiles => amx::BfRows::view(at.cast(), rows, cols),
+            Self::Bf16(_) => BfRows::view(at.cast(), rows, cols),
         }
     }
 
@@ -164,7 +173,7 @@ impl Staging {
             }
             // SAFETY: the caller's promise.
             #[cfg(target_arch = "x86_64")]
-            Self::Tiles => Left::Tiles(unsafe { amx::BfRows::written(at.cast(), rows, k) }),
+            Self::Bf16(unit) => Left::Bf16(unsafe { BfRows::written(at.cast(), rows, k, unit) }),
         }
     }
 
@@ -187,7 +196,7 @@ impl Staging {
                 }
                 Self::Int8(staging) => Left::Int8(staging.stage::<S>(x, first, rows, to)),
                 #[cfg(target_arch = "x86_64")]
-                Self::Tiles => Left::Tiles(amx::BfRows::stage::<S>(x, first, rows, to.cast())),
+                Self::Bf16(unit) => Left::Bf16(BfRows::stage::<S>(x, first, rows, to.cast(), unit)),
             }
         }
     }
@@ -283,8 +292,8 @@ pub(crate) unsafe fn multiply_dense<S: Simd, E: Epilogue>(
                 product::<S, bf16, E>(rows, weight.columns(), panels, epilogue, first_row);
             }
             #[cfg(target_arch = "x86_64")]
-            (Left::Tiles(rows), _) => {
-                amx::product::<S, E>(rows, weight.columns(), panels, epilogue, first_row);
+            (Left::Bf16(rows), _) => {
+                bf16_rows::product::<S, E>(rows, weight.columns(), panels, epilogue, first_row);
             }
         }
     }

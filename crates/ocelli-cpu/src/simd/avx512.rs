@@ -86,6 +86,16 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
         }
     }
     #[inline(always)]
+    unsafe fn add_bf16_pairs(sum: __m512, a: __m512, b: __m512) -> __m512 {
+        if !BF16 {
+            unreachable!("rows are staged in bf16 for CPUs that multiply it");
+        }
+        unsafe {
+            let [a, b] = [a, b].map(|v| std::mem::transmute::<__m512, __m512bh>(v));
+            _mm512_dpbf16_ps(sum, a, b)
+        }
+    }
+    #[inline(always)]
     unsafe fn store_bf16_pairs(p: *mut bf16, a: __m512, b: __m512) {
         unsafe {
             let (low, high) = (to_bf16::<BF16>(a), to_bf16::<BF16>(b));

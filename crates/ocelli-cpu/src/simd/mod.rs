@@ -105,7 +105,7 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     unsafe fn load_bf16_pairs(p: *const bf16) -> (Self::F, Self::F);
 
     /// Store 32 values `a0 b0 a1 b1 …`, rounded as by `store_bf16`.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AMX multiplies in bf16"))]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86-64 multiplies in bf16"))]
     #[inline(always)]
     unsafe fn store_bf16_pairs(p: *mut bf16, a: Self::F, b: Self::F) {
         let (mut first, mut second) = ([bf16::ZERO; LANES], [bf16::ZERO; LANES]);
@@ -118,6 +118,11 @@ pub(crate) unsafe trait Simd: Copy + 'static {
                 *p.add(2 * lane + 1) = second[lane];
             }
         }
+    }
+    /// `sum + a0 b0 + a1 b1` in each lane, where `a` and `b` hold two bf16 a lane: where the CPU has an instruction for it.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn add_bf16_pairs(_sum: Self::F, _a: Self::F, _b: Self::F) -> Self::F {
+        unreachable!("rows are staged in bf16 for CPUs that multiply it")
     }
     /// Ask for a cache line that will be read soon, wherever the pointer points.
     #[inline(always)]
@@ -310,9 +315,9 @@ impl Isa {
             // SAFETY: an `Isa` other than scalar is only made after detecting its features.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { on_avx512(kernel) },
-            // SAFETY: as above; CPUs with AMX have the bf16 extension, which is checked as well.
+            // SAFETY: as above; with AMX the bf16 extension is checked as well.
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => unsafe { on_amx(kernel) },
+            Isa::Avx512Bf16 | Isa::Amx => unsafe { on_avx512_bf16(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { on_avx2(kernel) },
@@ -336,7 +341,7 @@ unsafe fn on_avx512<K: Kernel>(kernel: K) -> K::Output {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
-unsafe fn on_amx<K: Kernel>(kernel: K) -> K::Output {
+unsafe fn on_avx512_bf16<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the caller has checked these features.
     unsafe { kernel.run::<Avx512<true>>() }
 }

@@ -1,0 +1,109 @@
+//! Products with bf16 matrices on AVX-512 with its bf16 extension (AMD from Zen 4, Intel from Cooper Lake).
+//!
+//! The register tile is that of [`super::tile`], but each step multiplies a pair of `k`: the left pair is one 32-bit
+//! word for all lanes, the right one a line of a panel as it is packed. More panels than rows a tile: each word of the
+//! left is then used four times.
+
+use half::bf16;
+
+use super::bf16_rows::{BfRows, TILE_K};
+use super::epilogue::{Epilogue, hand_over};
+use super::tile::Columns;
+use crate::simd::{LANES, Simd};
+
+/// Values of a pair of `k` of one panel.
+const LINE: usize = 2 * LANES;
+/// How far ahead one row asks for its panels.
+const PREFETCH_BYTES: usize = 2048;
+
+/// Multiply all rows with some panels and hand the sums to the epilogue, with row numbers counted from `first_row`.
+///
+/// # Safety
+/// Rows and panels are readable, the epilogue may write its outputs, the CPU has `S`, which multiplies pairs.
+#[inline(always)]
+pub(super) unsafe fn product<S: Simd, E: Epilogue>(
+    a: BfRows,
+    b: Columns<bf16>,
+    panels: std::ops::Range<usize>,
+    epilogue: &E,
+    first_row: usize,
+) {
+    let mut panel = panels.start;
+    // SAFETY: the caller's promise, for each part.
+    unsafe {
+        while panel + 4 <= panels.end {
+            row_tiles::<S, E, 4>(a, b, panel, epilogue, first_row);
+            panel += 4;
+        }
+        while panel + 2 <= panels.end {
+            row_tiles::<S, E, 2>(a, b, panel, epilogue, first_row);
+            panel += 2;
+        }
+        if E::GROUP == 1 && panel < panels.end {
+            row_tiles::<S, E, 1>(a, b, panel, epilogue, first_row);
+        }
+    }
+}
+
+/// All rows against `NP` panels.
+#[inline(always)]
+unsafe fn row_tiles<S: Simd, E: Epilogue, const NP: usize>(
+    a: BfRows,
+    b: Columns<bf16>,
+    panel: usize,
+    e: &E,
+    first_row: usize,
+) {
+    let mut r = 0;
+    while r < a.rows {
+        // SAFETY: the tile's rows are among `a.rows`.
+        r += unsafe {
+            match a.rows - r {
+                6.. => tile::<S, E, 6, NP>(a, b, r, panel, e, first_row),
+                3..6 => tile::<S, E, 3, NP>(a, b, r, panel, e, first_row),
+                _ => tile::<S, E, 1, NP>(a, b, r, panel, e, first_row),
+            }
+        };
+    }
+}
+
+/// `MR` rows from row `r` times `NP` panels from `panel`; returns `MR`.
+#[inline(always)]
+unsafe fn tile<S: Simd, E: Epilogue, const MR: usize, const NP: usize>(
+    a: BfRows,
+    b: Columns<bf16>,
+    r: usize,
+    panel: usize,
+    epilogue: &E,
+    first_row: usize,
+) -> usize {
+    // SAFETY: the caller's promise: rows `r..r + MR`, panels `panel..panel + NP`, all operand tiles.
+    unsafe {
+        let mut sums = [[S::zero(); NP]; MR];
+        let rows = a.at.add(r * a.stride);
+        let columns = b.at.add((panel - b.first) * b.panel_stride);
+        for step in 0..a.steps {
+            let x = rows.add(step * TILE_K);
+            let at = columns.add(step * TILE_K * b.k_stride);
+            for pair in 0..TILE_K / 2 {
+                let mut lines = [S::zero(); NP];
+                for p in 0..NP {
+                    let line = at.add(p * b.panel_stride + pair * LINE);
+                    if MR == 1 {
+                        // Bound by memory: where pages are small, the hardware stops at the end of each.
+                        S::prefetch(line.cast::<u8>().wrapping_add(PREFETCH_BYTES));
+                    }
+                    lines[p] = S::load(line.cast());
+                }
+                for i in 0..MR {
+                    let word = S::splat(x.add(i * a.stride + 2 * pair).cast::<f32>().read_unaligned());
+                    for p in 0..NP {
+                        sums[i][p] = S::add_bf16_pairs(sums[i][p], word, lines[p]);
+                    }
+                }
+            }
+        }
+        hand_over::<S, E, MR, NP>(epilogue, first_row + r, panel * LANES, &sums);
+    }
+    MR
+}
