@@ -185,21 +185,23 @@ unsafe fn vnni_rows<const MR: usize>(
     MR
 }
 
-/// Three rows at a time: twelve chains in sixteen registers.
+/// A panel after the other, six rows at a time: twelve chains and the panel's two columns of eight in sixteen registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,avxvnni")]
 unsafe fn avx_vnni(a: *const u8, stride: usize, rows: usize, b: [*const i8; 2], steps: usize, to: *mut i32) {
-    let mut row = 0;
-    while row < rows {
-        // SAFETY: the rows are there.
-        row += unsafe {
-            let (a, to) = (a.add(row * stride), to.add(row * BLOCK));
-            match rows - row {
-                1 => avx_vnni_rows::<1>(a, stride, b, steps, to),
-                2 => avx_vnni_rows::<2>(a, stride, b, steps, to),
-                _ => avx_vnni_rows::<3>(a, stride, b, steps, to),
-            }
-        };
+    for (p, panel) in b.into_iter().enumerate() {
+        let mut row = 0;
+        while row < rows {
+            // SAFETY: behind the fifth six a block has two rows.
+            row += unsafe {
+                let (a, to) = (a.add(row * stride), to.add(row * BLOCK + p * LANES));
+                match rows - row {
+                    1 => avx_vnni_rows::<1>(a, stride, panel, steps, to),
+                    2 => avx_vnni_rows::<2>(a, stride, panel, steps, to),
+                    _ => avx_vnni_rows::<6>(a, stride, panel, steps, to),
+                }
+            };
+        }
     }
 }
 
@@ -209,7 +211,7 @@ unsafe fn avx_vnni(a: *const u8, stride: usize, rows: usize, b: [*const i8; 2], 
 unsafe fn avx_vnni_rows<const MR: usize>(
     a: *const u8,
     stride: usize,
-    b: [*const i8; 2],
+    panel: *const i8,
     steps: usize,
     to: *mut i32,
 ) -> usize {
@@ -217,24 +219,23 @@ unsafe fn avx_vnni_rows<const MR: usize>(
         _mm256_dpbusd_avx_epi32, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_storeu_si256,
     };
     const EIGHT: usize = LANES / 2;
-    // SAFETY: the caller's promise: `MR` rows, two panels.
+    // SAFETY: the caller's promise: `MR` rows, one panel.
     unsafe {
-        let start = |c: usize| {
-            let at = corrections(b[c / 2], steps).add(c % 2 * EIGHT);
-            _mm256_loadu_si256(at.cast())
-        };
-        let mut sums = [[start(0), start(1), start(2), start(3)]; MR];
+        let start = corrections(panel, steps);
+        let first = [_mm256_loadu_si256(start.cast()), _mm256_loadu_si256(start.add(EIGHT).cast())];
+        let mut sums = [first; MR];
         for quad in 0..steps * TILE_K / 4 {
+            let at = panel.add(quad * LANES * 4);
+            let columns = [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(EIGHT * 4).cast())];
             for i in 0..MR {
                 let x = _mm256_set1_epi32(*a.add(i * stride + 4 * quad).cast::<i32>());
-                for c in 0..4 {
-                    let columns = b[c / 2].add((quad * LANES + c % 2 * EIGHT) * 4);
-                    sums[i][c] = _mm256_dpbusd_avx_epi32(sums[i][c], x, _mm256_loadu_si256(columns.cast()));
+                for c in 0..2 {
+                    sums[i][c] = _mm256_dpbusd_avx_epi32(sums[i][c], x, columns[c]);
                 }
             }
         }
         for i in 0..MR {
-            for c in 0..4 {
+            for c in 0..2 {
                 _mm256_storeu_si256(to.add(i * BLOCK + c * EIGHT).cast(), sums[i][c]);
             }
         }
