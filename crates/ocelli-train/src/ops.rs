@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Bool, Int, Tensor, TensorData, activation};
+use burn::tensor::{Bool, FloatDType, Int, Tensor, TensorData, activation};
 
 use crate::cpu::attention::Attention;
 use crate::cpu::batch_norm::BatchNormSum;
@@ -36,7 +36,7 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
     let rows: usize = shape[..D - 1].iter().product();
     let [outputs, inputs] = weight.dims();
     shape[D - 1] = outputs;
-    let y = x.reshape([rows, inputs]).matmul(weight.transpose()).reshape(shape);
+    let y = product(x.reshape([rows, inputs]), weight.transpose()).reshape(shape);
     match bias {
         Some(bias) => y + along_last(bias),
         None => y,
@@ -62,7 +62,29 @@ pub fn dense(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) -> 
         return linear::<4>(windows, weight.reshape([outputs, inputs * kernel * kernel]), None);
     }
     let options = ConvOptions::new([stride, stride], [padding, padding], [1, 1], 1);
-    conv2d(x.permute([0, 3, 1, 2]), weight, None, options).permute([0, 2, 3, 1])
+    in_current(x, weight, |x, weight| conv2d(x.permute([0, 3, 1, 2]), weight, None, options))
+        .permute([0, 2, 3, 1])
+}
+
+/// A product of matrices on a device of burn's.
+fn product<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    in_current(a, b, Tensor::matmul)
+}
+
+/// A product, of whichever kind, whose operands are of the current precision, and so are their gradients: these are cast
+/// on their way back.
+fn in_current<const D: usize>(
+    a: Tensor<D>,
+    b: Tensor<D>,
+    product: impl FnOnce(Tensor<D>, Tensor<D>) -> Tensor<D>,
+) -> Tensor<D> {
+    match Precision::current() {
+        Precision::F32 => product(a, b),
+        Precision::Bf16 => {
+            let whole: FloatDType = a.dtype().into();
+            product(a.cast(FloatDType::BF16), b.cast(FloatDType::BF16)).cast(whole)
+        }
+    }
 }
 
 /// GELU in its exact form.
@@ -240,7 +262,8 @@ pub fn attention(
         let x: Tensor<5> = split(x, kv_heads).unsqueeze_dim(2);
         x.repeat_dim(2, heads / kv_heads).reshape([batch, heads, positions, head_dim])
     };
-    let scores = split(q, heads).matmul(shared(k).swap_dims(2, 3)).mul_scalar(1.0 / (head_dim as f32).sqrt());
+    let scores =
+        product(split(q, heads), shared(k).swap_dims(2, 3)).mul_scalar(1.0 / (head_dim as f32).sqrt());
     let scores = match mask.hidden(positions) {
         Some((hidden, elements)) => {
             let hidden = TensorData::new(hidden, [elements, 1, positions, positions]);
@@ -248,7 +271,7 @@ pub fn attention(
         }
         None => scores,
     };
-    activation::softmax(scores, 3).matmul(shared(v)).swap_dims(1, 2).reshape([batch, positions, columns])
+    product(activation::softmax(scores, 3), shared(v)).swap_dims(1, 2).reshape([batch, positions, columns])
 }
 
 /// Mean cross entropy of `logits` `[rows, classes]` over the rows whose label is not negative; 0 if there is none.
@@ -277,4 +300,48 @@ fn along_last<const D: usize>(vector: Tensor<1>) -> Tensor<D> {
     let mut shape = [1; D];
     shape[D - 1] = vector.dims()[0];
     vector.reshape(shape)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    const ROWS: usize = 5;
+    const INPUTS: usize = 37;
+    const OUTPUTS: usize = 11;
+
+    fn values(count: usize, step: f32) -> Vec<f32> {
+        (0..count).map(|i| (i as f32 * step).sin()).collect()
+    }
+
+    /// A product of what other devices have, and the gradients of the sum of its squares; `[output, dx, dw]`.
+    fn of_burn(precision: Precision) -> [Vec<f32>; 3] {
+        let device = Device::flex().autodiff();
+        let of = |values: Vec<f32>, shape: [usize; 2]| {
+            Tensor::<2>::from_data(TensorData::new(values, shape), &device).require_grad()
+        };
+        let (x, w) = (
+            of(values(ROWS * INPUTS, 0.7), [ROWS, INPUTS]),
+            of(values(OUTPUTS * INPUTS, 0.3), [OUTPUTS, INPUTS]),
+        );
+        let y = precision.compute(|| product(x.clone(), w.clone().transpose()));
+        assert_eq!(y.dtype(), x.dtype(), "sums go on in f32");
+        let gradients = y.clone().square().sum().backward();
+        let found = [y, x.grad(&gradients).expect("a gradient"), w.grad(&gradients).expect("a gradient")];
+        found.map(|tensor| tensor.into_data().try_to_vec::<f32>().expect("f32"))
+    }
+
+    #[test]
+    fn other_devices_round_operands_forward_and_backward() {
+        let [plain, rounded] = [Precision::F32, Precision::Bf16].map(of_burn);
+        for (plain, rounded) in plain.iter().zip(&rounded) {
+            let most = plain.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+            let off = plain.iter().zip(rounded).fold(0.0f32, |off, (a, b)| off.max((a - b).abs()));
+            // Operands and results are off by 2^-9 of themselves at most.
+            assert!(off > 0.0 && off < 0.02 * most, "{off} of {most}");
+            assert!(rounded.iter().all(|&value| half::bf16::from_f32(value).to_f32() == value), "of bf16");
+        }
+    }
 }

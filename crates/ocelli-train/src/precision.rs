@@ -1,19 +1,19 @@
 //! In which numbers matrix products are computed.
 //!
 //! Mixed precision (arXiv 1710.03740, with bf16 in place of f16, arXiv 1905.12322): the operands of products are rounded,
-//! forward and backward; sums, weights, gradients and the state of the optimizer stay f32, so that no update is too small
-//! to count. Linears, dense convolutions and attention are such products; depthwise convolutions, norms, activations,
+//! forward and backward; weights, gradients and the state of the optimizer stay f32, so that no update is too small
+//! to count. On the processor sums stay f32, too; other devices hand them back in bf16. Linears, dense convolutions and attention are such products; depthwise convolutions, norms, activations,
 //! softmaxes and losses are computed in f32.
 
 use std::borrow::Cow;
 use std::cell::Cell;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::cpu::Array;
 use crate::cpu::rows::for_pieces;
-use crate::cpu::{Array, runs_here};
 
 /// What the operands of matrix products are rounded to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,10 +51,11 @@ impl Precision {
     /// # Errors
     /// When it does not.
     pub fn check(self, device: &Device) -> Result<(), TrainError> {
-        if self == Self::F32 || runs_here(&Tensor::<1>::zeros([1], device)) {
+        if self == Self::F32 || device.supports_dtype(FloatDType::BF16) {
             return Ok(());
         }
-        let reason = "train.dtype is bf16, which only the processor computes in so far: use --device cpu, or leave it out";
+        let reason =
+            "train.dtype is bf16, which this device does not compute in: use another one, or leave it out";
         Err(TrainError::Setting { reason: reason.into() })
     }
 
