@@ -132,6 +132,26 @@ impl Scene {
         self.in_other_words(&mut self.asking(0))
     }
 
+    /// What is printed in it, in small letters; nothing in other scenes.
+    pub fn printed(&self) -> Option<String> {
+        match &self.content {
+            Content::Print(print) => Some(print.text.to_lowercase()),
+            _ => None,
+        }
+    }
+
+    /// A question about each letter or digit that is printed, for learning to read; none in other scenes.
+    pub fn letter_questions(&self) -> Vec<Question> {
+        let printed = self.printed().unwrap_or_default();
+        let ask = |(at, letter): (usize, char)| Question {
+            kind: QuestionKind::Text,
+            form: "letter",
+            text: format!("What is letter {}?", at + 1),
+            answer: Answer::new(letter),
+        };
+        printed.chars().enumerate().map(ask).collect()
+    }
+
     /// The exact caption first, then a few questions, among them at least one that is answered by yes or no (none
     /// about held-out scenes). Training scenes end with a caption in other words.
     pub fn questions(&self) -> Vec<Question> {

@@ -29,12 +29,16 @@ pub struct DrawnConfig {
     /// Questions about each, chosen at random; 0 takes all.
     #[serde(default)]
     pub questions: usize,
-    /// Further questions about each whose answers are short (no captions), asked again in other words.
+    /// Further questions about each whose answers are short (no captions), asked again in other words; where something
+    /// is printed, first of all one about each letter.
     #[serde(default)]
     pub short: usize,
     /// How often each kind of scene is drawn; all kinds as often as they are worth learning if none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kinds: Option<KindWeights>,
+    /// The longest text that is printed, in letters; as the scenes have it if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub letters: Option<usize>,
     /// Scenes that training never draws, to measure on.
     #[serde(default)]
     pub held_back: bool,
@@ -96,11 +100,17 @@ impl<'a> DrawnScenes<'a> {
     }
 
     fn scene(&self, index: usize) -> Scene {
-        let (split, seed) = (self.config.split(), scene_seed(self.config.seed, index));
-        match self.config.kinds {
-            Some(KindWeights(weights)) => Scene::of_kinds(&weights, split, seed),
-            None => Scene::any(split, seed),
-        }
+        let drawn = |time: usize| {
+            let index = index.wrapping_add(time.wrapping_mul(self.config.scenes));
+            let (split, seed) = (self.config.split(), scene_seed(self.config.seed, index));
+            match self.config.kinds {
+                Some(KindWeights(weights)) => Scene::of_kinds(&weights, split, seed),
+                None => Scene::any(split, seed),
+            }
+        };
+        let longest = self.config.letters.unwrap_or(usize::MAX).max(SHORTEST_TEXT);
+        let fits = |scene: &Scene| scene.printed().is_none_or(|text| text.len() <= longest);
+        (0..MOST_DRAWINGS).map(drawn).find(fits).unwrap_or_else(|| drawn(0))
     }
 
     /// The questions about a scene and their answers, as they are learned.
@@ -117,6 +127,7 @@ impl<'a> DrawnScenes<'a> {
             questions.truncate(self.config.questions);
         }
         let all = questions.len() + self.config.short;
+        questions.extend(scene.letter_questions().into_iter().take(self.config.short));
         for time in 1..=MOST_ASKINGS {
             let left = all - questions.len();
             if left == 0 {
@@ -147,6 +158,10 @@ impl<'a> DrawnScenes<'a> {
     }
 }
 
+/// Letters of the shortest text that is ever printed.
+const SHORTEST_TEXT: usize = 2;
+/// How often another scene is drawn at most, to come by one with a short text.
+const MOST_DRAWINGS: usize = 200;
 /// How often a scene is asked about again at most, to come by its short answers.
 const MOST_ASKINGS: u64 = 12;
 
@@ -228,8 +243,15 @@ mod tests {
         let texts = texts.iter().map(String::as_str);
         ocelli_text::write_learned_qwen2_tokenizer(dir.path(), texts, 400, false).expect("a tokenizer");
         let tokenizer = Qwen2Tokenizer::from_dir(dir.path()).expect("a tokenizer");
-        let config =
-            DrawnConfig { scenes: 10, seed: 7, questions: 0, short: 0, kinds: None, held_back: false };
+        let config = DrawnConfig {
+            scenes: 10,
+            seed: 7,
+            questions: 0,
+            short: 0,
+            kinds: None,
+            letters: None,
+            held_back: false,
+        };
         let drawn = DrawnScenes::new(config, &tokenizer, Template::Apple, false);
         let example = drawn.example(3, 32).expect("a scene");
         let questions = drawn.scene(3).questions();
@@ -259,6 +281,31 @@ mod tests {
         let captions =
             DrawnScenes::new(config, &tokenizer, Template::Apple, true).example(3, 32).expect("a scene");
         assert_eq!(captions.branches.len(), 2);
+    }
+
+    #[test]
+    fn short_texts_are_asked_letter_by_letter() {
+        let dir = tempfile::tempdir().expect("a folder");
+        ocelli_text::write_learned_qwen2_tokenizer(dir.path(), ["a text"], 300, false).expect("a tokenizer");
+        let tokenizer = Qwen2Tokenizer::from_dir(dir.path()).expect("a tokenizer");
+        let config: DrawnConfig = toml::from_str(
+            "scenes = 50\nseed = 3\nquestions = 1\nshort = 6\nkinds = { text = 1 }\nletters = 3",
+        )
+        .expect("a config");
+        let drawn = DrawnScenes::new(config, &tokenizer, Template::Apple, false);
+        for index in 0..50 {
+            let printed = drawn.scene(index).printed().expect("a text");
+            assert!((2..=3).contains(&printed.len()), "{printed}");
+            let asked = drawn.questions(index);
+            for (at, letter) in printed.chars().enumerate() {
+                let wanted = [format!("What is letter {}?", at + 1), letter.to_string()];
+                assert!(asked.contains(&wanted), "{printed}: {asked:?}");
+            }
+        }
+        let whole = DrawnConfig { letters: None, ..config };
+        let whole = DrawnScenes::new(whole, &tokenizer, Template::Apple, false);
+        let longest = (0..50).filter_map(|index| whole.scene(index).printed()).map(|text| text.len()).max();
+        assert_eq!(longest, Some(7));
     }
 
     #[test]

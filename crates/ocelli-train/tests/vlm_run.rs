@@ -68,7 +68,8 @@ fn run(dir: &Path, model: &Path, config: &VlmConfig, scenes: usize, stop: Option
     let device = Device::flex().autodiff();
     let (network, _, naming) = FastVlm::open(model, &device).expect("opens");
     let tokenizer = Qwen2Tokenizer::from_dir(model).expect("a tokenizer");
-    let drawn = DrawnConfig { scenes, seed: 9, questions: 2, short: 0, kinds: None, held_back: false };
+    let drawn =
+        DrawnConfig { scenes, seed: 9, questions: 2, short: 0, kinds: None, letters: None, held_back: false };
     let examples = DrawnScenes::new(drawn, &tokenizer, Template::Apple, false);
     let held_back =
         DrawnScenes::new(DrawnConfig { held_back: true, ..drawn }, &tokenizer, Template::Apple, false);
@@ -248,7 +249,8 @@ fn the_engine_says_what_was_learned() {
     let engine =
         Engine::load(&shipped, &LoadOptions { threads: 1, ..LoadOptions::default() }).expect("loads");
     let tokenizer = Qwen2Tokenizer::from_dir(&model).expect("a tokenizer");
-    let drawn = DrawnConfig { scenes, seed: 9, questions: 2, short: 0, kinds: None, held_back: false };
+    let drawn =
+        DrawnConfig { scenes, seed: 9, questions: 2, short: 0, kinds: None, letters: None, held_back: false };
     let learned = DrawnScenes::new(drawn, &tokenizer, Template::Apple, false);
     let (mut asked, mut right) = (0, 0);
     for index in 0..scenes {
