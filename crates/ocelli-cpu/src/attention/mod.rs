@@ -1,8 +1,8 @@
 //! Attention: over one block of rows (vision and text towers) and against a cache (Qwen2).
 //!
 //! Keys are kept as panels of sixteen positions, values as rows, so that scores and the weighted sum
-//! of values are ordinary products with the register tile; with AMX, or AVX-512's bf16 extension, and bf16 they are products in bf16: see
-//! [`tiles`].
+//! of values are ordinary products with the register tile; in bf16, with AMX or AVX-512's bf16 extension, they are
+//! products in bf16: see [`tiles`].
 
 #[cfg(target_arch = "x86_64")]
 mod tiles;

@@ -1,5 +1,5 @@
-//! Attention by products in bf16, of AMX tiles or AVX-512 pairs. Queries, keys and values are bf16 as they come, scores f32, the weights of a
-//! softmax bf16 before they are divided by their sum.
+//! Attention by products in bf16, of AMX tiles or AVX-512 pairs. Queries, keys and values are bf16 as they come, scores
+//! f32, the weights of a softmax bf16 before they are divided by their sum.
 
 use half::bf16;
 
