@@ -55,7 +55,7 @@ impl Kernel for HeadTask {
                     BfRows::stage::<S>(queries, first, count, memory.as_mut_ptr().cast(), self.unit);
                 let seen = if self.causal { first + 1 } else { rows };
                 let block = Block { group: 1, count, seen, step: usize::from(self.causal) };
-                attend::<S>(queries, block, &kv, self.unit, columns(self.out, column(0), dim), first);
+                attend::<S>(queries, block, &kv, columns(self.out, column(0), dim), first);
             }
         }
     }
@@ -119,7 +119,7 @@ impl Kernel for GroupTask<'_> {
                 std::ptr::copy_nonoverlapping(from, staged.row::<bf16>(r), dim);
             }
             let queries = BfRows::written(at, rows, dim, unit);
-            attend::<S>(queries, block, kv, unit, columns(out, col, block.group * dim), first);
+            attend::<S>(queries, block, kv, columns(out, col, block.group * dim), first);
         }
     }
 }
@@ -148,14 +148,7 @@ struct Block {
 /// What a position does not see gets the weight zero, which adds nothing to its sums: results do not
 /// depend on which positions come in one block.
 #[inline(always)]
-unsafe fn attend<S: Simd>(
-    queries: BfRows,
-    block: Block,
-    kv: &KvTiles,
-    unit: BfUnit,
-    out: View,
-    first: usize,
-) {
+unsafe fn attend<S: Simd>(queries: BfRows, block: Block, kv: &KvTiles, out: View, first: usize) {
     let Block { group, count, seen, step } = block;
     let rows = count * group;
     let all = seen + step * (count - 1);
@@ -178,7 +171,7 @@ unsafe fn attend<S: Simd>(
             *inverse.add(r) = 1.0 / exponentials::<S>(scores.add(r * stride), seen, scale, to);
             std::ptr::write_bytes(to.add(seen), 0, all - seen);
         }
-        let weights = BfRows::written(weight_memory.as_mut_ptr().cast(), rows, all, unit);
+        let weights = BfRows::written(weight_memory.as_mut_ptr().cast(), rows, all, queries.unit());
         let epilogue = Weighted { inverse, first, dim: kv.dim(), group, out };
         product::<S, _>(weights, kv.values(), 0..kv.dim() / LANES, &epilogue, 0);
     }

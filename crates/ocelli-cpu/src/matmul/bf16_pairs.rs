@@ -8,13 +8,11 @@ use half::bf16;
 
 use super::bf16_rows::{BfRows, TILE_K};
 use super::epilogue::{Epilogue, hand_over};
-use super::tile::Columns;
+use super::tile::{Columns, PREFETCH_BYTES};
 use crate::simd::{LANES, Simd};
 
 /// Values of a pair of `k` of one panel.
 const LINE: usize = 2 * LANES;
-/// How far ahead one row asks for its panels.
-const PREFETCH_BYTES: usize = 2048;
 
 /// Multiply all rows with some panels and hand the sums to the epilogue, with row numbers counted from `first_row`.
 ///

@@ -50,6 +50,11 @@ pub(crate) struct BfRows {
 }
 
 impl BfRows {
+    /// What they were staged for.
+    pub(crate) fn unit(self) -> BfUnit {
+        self.unit
+    }
+
     /// Distance between staged rows: an odd number of cache lines.
     fn stride(k: usize) -> usize {
         (k.div_ceil(TILE_K) | 1) * TILE_K

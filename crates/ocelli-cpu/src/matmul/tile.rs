@@ -6,7 +6,7 @@ use super::epilogue::{Epilogue, hand_over};
 use crate::simd::{LANES, Simd};
 
 /// How far ahead one row asks for its panels.
-const PREFETCH_BYTES: usize = 2048;
+pub(super) const PREFETCH_BYTES: usize = 2048;
 
 /// Rows of the left factor in f32 memory.
 #[derive(Clone, Copy)]
