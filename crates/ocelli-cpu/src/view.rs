@@ -12,6 +12,16 @@ pub(crate) enum Kind {
     U32,
 }
 
+impl Kind {
+    /// Bytes of a value.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::Bf16 => size_of::<bf16>(),
+            Self::F32 | Self::U32 => size_of::<f32>(),
+        }
+    }
+}
+
 /// `[rows, cols]` values in memory that somebody else owns, rows `stride` values apart.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct View {

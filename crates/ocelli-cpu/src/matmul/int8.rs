@@ -158,10 +158,6 @@ impl Staging8 {
         (bytes.div_ceil(LINE) | 1) * LINE
     }
 
-    fn value_bytes(self) -> usize {
-        if self.kind == Kind::Bf16 { size_of::<bf16>() } else { size_of::<f32>() }
-    }
-
     /// Rows that scratch has room for: tiles read whole blocks.
     fn padded(rows: usize) -> usize {
         rows.next_multiple_of(BLOCK)
@@ -170,12 +166,12 @@ impl Staging8 {
     /// f32 values of scratch for `rows` rows: their scales, then values, in whose place the codes are written.
     pub(super) fn len(self, rows: usize, k: usize) -> usize {
         let rows = Self::padded(rows);
-        rows + rows * Self::stride(k * self.value_bytes()) / size_of::<f32>()
+        rows + rows * Self::stride(k * self.kind.bytes()) / size_of::<f32>()
     }
 
     /// Scratch as rows of values.
     pub(super) fn view(self, at: *mut f32, rows: usize, cols: usize) -> View {
-        let stride = Self::stride(cols * self.value_bytes()) / self.value_bytes();
+        let stride = Self::stride(cols * self.kind.bytes()) / self.kind.bytes();
         View { at: at.wrapping_add(Self::padded(rows)).cast(), rows, cols, stride, kind: self.kind }
     }
 
@@ -187,7 +183,7 @@ impl Staging8 {
     pub(super) unsafe fn written<S: Simd>(self, at: *mut f32, rows: usize, k: usize) -> Rows8 {
         let view = self.view(at, rows, k);
         // SAFETY: rows of values are at least as long as those of codes.
-        unsafe { self.quantize::<S>(view, 0, rows, at, Self::stride(k * self.value_bytes())) }
+        unsafe { self.quantize::<S>(view, 0, rows, at, Self::stride(k * self.kind.bytes())) }
     }
 
     /// Codes of rows of a tensor.
