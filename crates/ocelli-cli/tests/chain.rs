@@ -105,6 +105,19 @@ fn caption_ask_and_chat_say_the_same() {
 }
 
 #[test]
+fn printed_words_are_read() {
+    let home = tempfile::tempdir().expect("home");
+    let scenes: Vec<Scene> = (0..12).map(|at| Scene::new(Kind::Text, Split::Eval, SEED + at)).collect();
+    let pictures = pictures(&home.path().join("pictures"), &scenes);
+    let said = json_of(home.path(), &["ask", "What does it say?", "--json", "--max-tokens", "12"], &pictures);
+    let printed: Vec<String> = scenes.iter().map(|scene| scene.printed().expect("a text")).collect();
+    if trained(Embedded::FastVlm) {
+        let right = printed.iter().zip(texts(&said)).filter(|(printed, said)| *printed == said).count();
+        assert!(right >= 7, "{right} of 12 texts are read: {printed:?}, {:?}", texts(&said));
+    }
+}
+
+#[test]
 fn packed_weights_change_no_answer() {
     let home = tempfile::tempdir().expect("home");
     let pictures = pictures(&home.path().join("pictures"), &simple_scenes(2));
