@@ -4,23 +4,18 @@
 //! widens the input that these need to f32 with the zero padding written out, so that the inner loop has no edges and
 //! reads from the first-level cache alone; then it keeps a row of the run in registers while the taps go by.
 
-use std::ops::Range;
-
 use half::bf16;
 use ocelli_plan::Activation;
 
 use crate::Isa;
-use crate::buffer::CACHE_LINE;
 use crate::math::activate_rows;
 use crate::pool::Pool;
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::view::{Kind, View};
 
-/// Channels of a task: a band of them stays in the second-level cache. As many as can be, for they lie side by side in
-/// memory, but fewer where tasks would be fewer than [`TASKS`] a thread.
-const CHANNEL_BLOCKS: [usize; 2] = [12 * LANES, 4 * LANES];
-const TASKS: usize = 4;
+/// Channels of a task: a band of them stays in the second-level cache.
+const CHANNEL_BLOCK: usize = 4 * LANES;
 /// Output rows of a task: the `kernel - 1` rows that two bands share are read twice.
 const BAND_ROWS: usize = 16;
 
@@ -57,21 +52,16 @@ impl Depthwise<'_> {
 
 pub(crate) fn depthwise(isa: Isa, pool: &Pool, conv: &Depthwise<'_>) {
     let bands = conv.out_height().div_ceil(BAND_ROWS);
-    let [wide, narrow] = CHANNEL_BLOCKS;
-    let enough = bands * conv.out.cols.div_ceil(wide) >= TASKS * pool.threads();
-    let block = if enough { wide } else { narrow };
-    let blocks = conv.out.cols.div_ceil(block);
+    let blocks = conv.out.cols.div_ceil(CHANNEL_BLOCK);
     pool.run(bands * blocks, &|task| {
-        let first = task % blocks * block;
-        let channels = first..conv.out.cols.min(first + block);
-        isa.dispatch(BandTask { conv, band: task / blocks, channels });
+        isa.dispatch(BandTask { conv, band: task / blocks, block: task % blocks });
     });
 }
 
 struct BandTask<'a, 'b> {
     conv: &'a Depthwise<'b>,
     band: usize,
-    channels: Range<usize>,
+    block: usize,
 }
 
 impl Kernel for BandTask<'_, '_> {
@@ -79,15 +69,14 @@ impl Kernel for BandTask<'_, '_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { conv, band, channels } = self;
         // SAFETY: tasks write disjoint rows and channels.
         unsafe {
-            match (S::CONV_PIXELS, conv.stride) {
-                (16, 1) => runs::<S, 16, 1>(conv, band, channels),
+            match (S::CONV_PIXELS, self.conv.stride) {
+                (16, 1) => band::<S, 16, 1>(self.conv, self.band, self.block),
                 // The input of a run is as large as that of twice as many pixels.
-                (16, 2) => runs::<S, 8, 2>(conv, band, channels),
-                (_, 1) => runs::<S, 4, 1>(conv, band, channels),
-                _ => runs::<S, 4, ANY>(conv, band, channels),
+                (16, 2) => band::<S, 8, 2>(self.conv, self.band, self.block),
+                (_, 1) => band::<S, 4, 1>(self.conv, self.band, self.block),
+                _ => band::<S, 4, ANY>(self.conv, self.band, self.block),
             }
         }
     }
@@ -96,15 +85,16 @@ impl Kernel for BandTask<'_, '_> {
 /// In place of a stride that is known when compiled; such ones make addresses that do not wait for each other.
 const ANY: usize = 0;
 
-/// Some channels of a band, `N` pixels at a time.
+/// A band of a block of channels, `N` pixels at a time.
 #[inline(always)]
-unsafe fn runs<S: Simd, const N: usize, const STRIDE: usize>(
+unsafe fn band<S: Simd, const N: usize, const STRIDE: usize>(
     conv: &Depthwise<'_>,
     band: usize,
-    channels: Range<usize>,
+    block: usize,
 ) {
     let first_row = band * BAND_ROWS;
     let rows = BAND_ROWS.min(conv.out_height() - first_row);
+    let channels = block * CHANNEL_BLOCK..conv.out.cols.min((block + 1) * CHANNEL_BLOCK);
     let (width, height) = ((N - 1) * conv.stride + conv.kernel[1], (rows - 1) * conv.stride + conv.kernel[0]);
     let mut memory = Scratch::take(width * height * LANES);
     for x in (0..conv.out_width()).step_by(N) {
@@ -116,7 +106,6 @@ unsafe fn runs<S: Simd, const N: usize, const STRIDE: usize>(
             unsafe {
                 stage::<S>(conv, window);
                 for r in 0..rows {
-                    ask_ahead::<S>(conv, window, r);
                     pixels::<S, N, STRIDE>(conv, window, r, first_row + r, x);
                 }
             }
@@ -191,27 +180,6 @@ unsafe fn stage<S: Simd>(conv: &Depthwise<'_>, window: Window) {
                 }
             }
         }
-    }
-}
-
-/// Ask for an input row of the window to the right of this one, while there is something else to do: so far apart, the
-/// hardware does not see pixels coming. Rows at the edges of a window are not worth it.
-///
-/// # Safety
-/// The CPU has `S`.
-#[inline(always)]
-unsafe fn ask_ahead<S: Simd>(conv: &Depthwise<'_>, window: Window, r: usize) {
-    let channel = window.channel / conv.multiplier();
-    let bytes = conv.x.kind.bytes();
-    let (y, x) = (window.top + r * conv.stride, window.left + window.width - conv.kernel[1] / 2);
-    if !(channel * bytes).is_multiple_of(CACHE_LINE) || y >= conv.height {
-        return;
-    }
-    let from = conv.x.at.wrapping_add(((y * conv.width + x) * conv.x.stride + channel) * bytes);
-    let new = window.width - conv.kernel[1] + conv.stride;
-    for c in 0..new.min(conv.width.saturating_sub(x)) {
-        // SAFETY: the caller's promise; nothing is read.
-        unsafe { S::prefetch(from.wrapping_add(c * conv.x.stride * bytes)) };
     }
 }
 
