@@ -453,8 +453,7 @@ pub(crate) fn needed(cache: Option<&mut KvCache>) -> &mut KvCache {
 
 pub(crate) fn take_last_row(x: View, out: View) {
     let last = View { rows: 1, ..x };
-    let size = if x.kind == Kind::Bf16 { 2 } else { 4 };
     // SAFETY: the last row is in the tensor.
-    let at = unsafe { x.at.add((x.rows - 1) * x.stride * size) };
+    let at = unsafe { x.at.add((x.rows - 1) * x.stride * x.kind.bytes()) };
     write_view(out, &read_view(View { at, ..last }));
 }
