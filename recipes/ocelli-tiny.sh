@@ -13,21 +13,12 @@ train() {
     cargo run --release --bin ocelli-train -- vlm --config "recipes/$recipe.toml" --out "runs/$run" "$@"
 }
 
-# RUN LETTERS SHORT STEPS ARGUMENTS
-read_up_to() {
-    run=$1
-    letters=$2
-    short=$3
-    steps=$4
-    shift 4
-    train "$run" ocelli-tiny-read --set "data.drawn.letters=$letters" --set "data.drawn.short=$short" \
-        --set "train.schedule.steps=$steps" "$@"
-}
-
 train ocelli-tiny ocelli-tiny "$@"
 train ocelli-tiny-select ocelli-tiny-select --model runs/ocelli-tiny "$@"
-read_up_to ocelli-tiny-read-2 2 6 1270 --model runs/ocelli-tiny-select "$@"
-read_up_to ocelli-tiny-read-4 4 7 1780 --model runs/ocelli-tiny-read-2 "$@"
+train ocelli-tiny-read-2 ocelli-tiny-read --model runs/ocelli-tiny-select --set train.schedule.steps=1270 \
+    --set data.drawn.letters=2 --set data.drawn.short=6 "$@"
+train ocelli-tiny-read-4 ocelli-tiny-read --model runs/ocelli-tiny-read-2 --set train.schedule.steps=1780 \
+    --set data.drawn.letters=4 --set data.drawn.short=7 "$@"
 train ocelli-tiny-read ocelli-tiny-read --model runs/ocelli-tiny-read-4 "$@"
 train ocelli-tiny-all ocelli-tiny-all --model runs/ocelli-tiny-read "$@"
 # Counting was a little under its bar.
