@@ -297,11 +297,41 @@ impl Elem for bf16 {
 }
 
 /// A computation written once for all instruction sets. `run` must be `#[inline(always)]`.
-pub(crate) trait Kernel {
+///
+/// The other methods compile it for one of them. They are methods, not functions beside [`Isa::dispatch`], because the
+/// compiler puts a method beside its type: kernels of different files are then compiled at the same time.
+pub(crate) trait Kernel: Sized {
     type Output;
     /// # Safety
     /// The CPU must have the instruction set `S`.
     unsafe fn run<S: Simd>(self) -> Self::Output;
+
+    /// # Safety
+    /// The CPU must have these features.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn on_avx512(self) -> Self::Output {
+        // SAFETY: the caller has checked these features.
+        unsafe { self.run::<Avx512<false>>() }
+    }
+
+    /// # Safety
+    /// The CPU must have these features.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+    unsafe fn on_avx512_bf16(self) -> Self::Output {
+        // SAFETY: the caller has checked these features.
+        unsafe { self.run::<Avx512<true>>() }
+    }
+
+    /// # Safety
+    /// The CPU must have these features.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn on_avx2(self) -> Self::Output {
+        // SAFETY: the caller has checked these features.
+        unsafe { self.run::<Avx2>() }
+    }
 }
 
 impl Isa {
@@ -314,13 +344,13 @@ impl Isa {
         match self {
             // SAFETY: an `Isa` other than scalar is only made after detecting its features.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { on_avx512(kernel) },
+            Isa::Avx512 => unsafe { kernel.on_avx512() },
             // SAFETY: as above; with AMX the bf16 extension is checked as well.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Amx => unsafe { on_avx512_bf16(kernel) },
+            Isa::Avx512Bf16 | Isa::Amx => unsafe { kernel.on_avx512_bf16() },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { on_avx2(kernel) },
+            Isa::Avx2 => unsafe { kernel.on_avx2() },
             // SAFETY: NEON belongs to the target.
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
             Isa::Neon => unsafe { kernel.run::<Neon>() },
@@ -330,25 +360,4 @@ impl Isa {
             Isa::Scalar => unreachable!("the scalar device runs reference implementations"),
         }
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
-unsafe fn on_avx512<K: Kernel>(kernel: K) -> K::Output {
-    // SAFETY: the caller has checked these features.
-    unsafe { kernel.run::<Avx512<false>>() }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
-unsafe fn on_avx512_bf16<K: Kernel>(kernel: K) -> K::Output {
-    // SAFETY: the caller has checked these features.
-    unsafe { kernel.run::<Avx512<true>>() }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn on_avx2<K: Kernel>(kernel: K) -> K::Output {
-    // SAFETY: the caller has checked these features.
-    unsafe { kernel.run::<Avx2>() }
 }
