@@ -3,7 +3,7 @@
 use ocelli_plan::Activation;
 
 use crate::Isa;
-use crate::matmul::{Finish, Staging, multiply_dense};
+use crate::matmul::{Finish, Outputs, Staging, multiply_dense};
 use crate::pack::Matrix;
 use crate::pool::Pool;
 use crate::scratch::Scratch;
@@ -78,7 +78,8 @@ impl Kernel for ConvTask<'_, '_> {
                 }
             }
             let patches = staging.written(scratch, rows, k);
-            multiply_dense::<S, _>(patches, conv.weight, 0..conv.weight.panels, &epilogue, first);
+            let outputs = Outputs::new(0..conv.weight.panels, &epilogue, first);
+            multiply_dense::<S, _>(patches, conv.weight, outputs);
         }
     }
 }

@@ -3,7 +3,7 @@
 use ocelli_plan::Activation;
 
 use crate::Isa;
-use crate::matmul::{Epilogue, Finish, GateUp, Staging, multiply, multiply_whole};
+use crate::matmul::{Epilogue, Finish, GateUp, Outputs, Staging, multiply, multiply_whole};
 use crate::pack::Matrix;
 use crate::pool::Pool;
 use crate::scratch::Scratch;
@@ -62,7 +62,7 @@ impl<E: Epilogue> Kernel for LinearTask<'_, E> {
         // SAFETY: the task's rows are in `x`, the scratch holds them, tasks have disjoint outputs.
         unsafe {
             let rows = self.staging.stage::<S>(self.x, self.first, self.rows, scratch);
-            multiply::<S, E>(rows, self.weight, self.panels, self.epilogue, self.first);
+            multiply::<S, E>(rows, self.weight, Outputs::new(self.panels, self.epilogue, self.first));
         }
     }
 }
@@ -128,9 +128,14 @@ impl Kernel for MlpTask<'_, '_> {
             let x = staging.stage::<S>(parts.x, first, rows, scratch);
             let hidden = scratch.add(input_len);
             let view = staging.view(hidden, rows, parts.hidden);
-            multiply_whole::<S, _>(x, parts.fc1, 0..parts.fc1.panels, &hidden_rows(parts, view), 0);
+            let epilogue = hidden_rows(parts, view);
+            multiply_whole::<S, _>(x, parts.fc1, Outputs::new(0..parts.fc1.panels, &epilogue, 0));
             let hidden = staging.complete::<S>(hidden, rows, parts.hidden);
-            multiply_whole::<S, _>(hidden, parts.fc2, 0..parts.fc2.panels, &parts.finish, first);
+            multiply_whole::<S, _>(
+                hidden,
+                parts.fc2,
+                Outputs::new(0..parts.fc2.panels, &parts.finish, first),
+            );
         }
     }
 }

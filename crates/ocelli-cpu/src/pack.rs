@@ -6,6 +6,7 @@
 //! [`crate::matmul::Blocks`] and [`crate::matmul::int8`].
 
 use std::collections::HashMap;
+use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -111,13 +112,14 @@ impl Matrix {
         int8::Columns8::new(self.buffer.as_ptr(), self.k)
     }
 
-    /// The panels of a matrix in groups.
-    pub(crate) fn blocks(&self) -> Blocks {
+    /// The panels of a matrix in groups. `C` must be the layout of their codes.
+    pub(crate) fn blocks<C>(&self) -> Blocks<C> {
         debug_assert!(self.is_quantized());
         Blocks {
             at: self.buffer.as_ptr(),
             panel_stride: panel_bytes(self.k, self.stored),
             groups: self.k.div_ceil(BlockFormat::GROUP),
+            codes: PhantomData,
         }
     }
 

@@ -12,7 +12,7 @@ use ocelli_plan::Activation;
 use crate::Isa;
 use crate::kv_cache::{KvCache, KvHead};
 use crate::math::exp;
-use crate::matmul::{Finish, Rows, product};
+use crate::matmul::{Finish, Outputs, Product, Rows};
 use crate::pool::Pool;
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, LANES, Simd};
@@ -184,7 +184,7 @@ unsafe fn attend<S: Simd>(queries: Queries, kv: &KvHead, seen: usize, step: usiz
     unsafe {
         let q = Rows { at, stride: dim, rows, k: dim };
         let scores = View::scratch(scratch, rows, panels * LANES, stride);
-        product::<S, f32, _>(q, kv.keys(), 0..panels, &plain(scores), 0);
+        S::call(Product { a: q, b: kv.keys(), outputs: Outputs::new(0..panels, &plain(scores), 0) });
         for r in 0..rows {
             let seen = seen + step * (r / group);
             let scores = scratch.add(r * stride);
@@ -193,7 +193,9 @@ unsafe fn attend<S: Simd>(queries: Queries, kv: &KvHead, seen: usize, step: usiz
         }
         let weights = Rows { at: scratch, stride, rows, k: all };
         let sums = View::scratch(scratch.add(rows * stride), rows, dim, dim);
-        product::<S, f32, _>(weights, kv.values(), 0..dim.div_ceil(LANES), &plain(sums), 0);
+        let epilogue = plain(sums);
+        let outputs = Outputs::new(0..dim.div_ceil(LANES), &epilogue, 0);
+        S::call(Product { a: weights, b: kv.values(), outputs });
         for r in 0..rows {
             let (row, col) = (first + r / group, col + r % group * dim);
             for c in (0..dim).step_by(LANES) {

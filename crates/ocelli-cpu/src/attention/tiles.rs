@@ -8,8 +8,8 @@ use crate::Isa;
 use crate::kv_cache::KvHead;
 use crate::kv_tiles::KvTiles;
 use crate::math::exp2_bf16;
-use crate::matmul::Epilogue;
 use crate::matmul::bf16_rows::{BfRows, BfUnit, product};
+use crate::matmul::{Epilogue, Outputs};
 use crate::pool::Pool;
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, LANES, Simd};
@@ -163,7 +163,7 @@ unsafe fn attend<S: Simd>(queries: BfRows, block: Block, kv: &KvTiles, out: View
     unsafe {
         let inverse = scores.add(rows * stride);
         let view = View::scratch(scores, rows, panels * LANES, stride);
-        product::<S, _>(queries, kv.keys(), 0..panels, &plain(view), 0);
+        product::<S, _>(queries, kv.keys(), Outputs::new(0..panels, &plain(view), 0));
         let weights = BfRows::view(weight_memory.as_mut_ptr().cast(), rows, all);
         for r in 0..rows {
             let seen = seen + step * (r / group);
@@ -173,7 +173,7 @@ unsafe fn attend<S: Simd>(queries: BfRows, block: Block, kv: &KvTiles, out: View
         }
         let weights = BfRows::written(weight_memory.as_mut_ptr().cast(), rows, all, queries.unit());
         let epilogue = Weighted { inverse, first, dim: kv.dim(), group, out };
-        product::<S, _>(weights, kv.values(), 0..kv.dim() / LANES, &epilogue, 0);
+        product::<S, _>(weights, kv.values(), Outputs::new(0..kv.dim() / LANES, &epilogue, 0));
     }
 }
 

@@ -12,10 +12,10 @@ use std::sync::OnceLock;
 use half::bf16;
 
 use super::bf16_rows::{BfRows, TILE_K};
-use super::epilogue::Epilogue;
+use super::epilogue::{Epilogue, Outputs};
 use super::tile::Columns;
 use crate::scratch::Scratch;
-use crate::simd::{LANES, Simd};
+use crate::simd::{Kernel, LANES, Simd};
 
 /// Rows or columns of one tile.
 const TILE: usize = 16;
@@ -103,49 +103,45 @@ impl Drop for Tiles {
     }
 }
 
-/// Multiply all rows with some panels and hand the sums to the epilogue, with row numbers counted
-/// from `first_row`. Two panels at a time; a last one alone is computed twice.
+/// The product of all rows with some panels, two at a time; a last one alone is computed twice.
 ///
-/// # Safety
-/// Rows and panels are readable, the epilogue may write its outputs, AMX is [`available`], and the
-/// CPU has `S`.
-#[inline(always)]
-pub(super) unsafe fn product<S: Simd, E: Epilogue>(
-    a: BfRows,
-    b: Columns<bf16>,
-    panels: std::ops::Range<usize>,
-    epilogue: &E,
-    first_row: usize,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let _tiles = Tiles::configure(a.rows);
-        if a.rows <= TILE {
-            narrow::<S, E>(a, b, panels, epilogue, first_row);
-        } else {
-            wide::<S, E>(a, b, panels, epilogue, first_row);
+/// To run it, rows and panels must be readable, the epilogue may write its outputs, and AMX is [`available`].
+pub(super) struct Product<'a, E> {
+    pub(super) a: BfRows,
+    pub(super) b: Columns<bf16>,
+    pub(super) outputs: Outputs<'a, E>,
+}
+
+impl<E: Epilogue> Kernel for Product<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { a, b, outputs } = self;
+        // SAFETY: the caller's promise.
+        unsafe {
+            let _tiles = Tiles::configure(a.rows);
+            if a.rows <= TILE {
+                narrow::<S, E>(a, b, &outputs);
+            } else {
+                wide::<S, E>(a, b, &outputs);
+            }
         }
     }
 }
 
 /// More than sixteen rows: blocks of two by two tiles.
 #[inline(always)]
-unsafe fn wide<S: Simd, E: Epilogue>(
-    a: BfRows,
-    b: Columns<bf16>,
-    panels: std::ops::Range<usize>,
-    epilogue: &E,
-    first_row: usize,
-) {
+unsafe fn wide<S: Simd, E: Epilogue>(a: BfRows, b: Columns<bf16>, outputs: &Outputs<E>) {
     const BLOCK: usize = 2 * TILE;
     let blocks = a.rows.div_ceil(BLOCK);
     // Values from one operand tile of a panel to the next.
     let operand = TILE_K * b.k_stride;
     let mut memory = Scratch::take(blocks * BLOCK * BLOCK);
     let sums = memory.as_mut_ptr();
-    let mut panel = panels.start;
-    while panel < panels.end {
-        let count = 2.min(panels.end - panel);
+    let (mut panel, end) = (outputs.panels.start, outputs.panels.end);
+    while panel < end {
+        let count = 2.min(end - panel);
         // SAFETY: the tiles read whole blocks, for which rows are padded; `sums` holds all blocks.
         unsafe {
             let b0 = b.at.add((panel - b.first) * b.panel_stride);
@@ -165,7 +161,7 @@ unsafe fn wide<S: Simd, E: Epilogue>(
                     two_by_two(left, a.stride, [b0, b1], operand, ahead, steps, to, first == 0);
                     if last {
                         let rows = BLOCK.min(a.rows - row);
-                        finish::<S, E>(to, rows, count, epilogue, first_row + row, panel * LANES);
+                        finish::<S, E>(to, rows, count, outputs, row, panel);
                     }
                 }
             }
@@ -176,24 +172,18 @@ unsafe fn wide<S: Simd, E: Epilogue>(
 
 /// At most sixteen rows: one tile of rows by two panels, each with two sums that take turns in `k`.
 #[inline(always)]
-unsafe fn narrow<S: Simd, E: Epilogue>(
-    a: BfRows,
-    b: Columns<bf16>,
-    panels: std::ops::Range<usize>,
-    epilogue: &E,
-    first_row: usize,
-) {
+unsafe fn narrow<S: Simd, E: Epilogue>(a: BfRows, b: Columns<bf16>, outputs: &Outputs<E>) {
     let mut memory = Scratch::take(TILE * 2 * TILE);
     let sums = memory.as_mut_ptr();
-    let mut panel = panels.start;
-    while panel < panels.end {
-        let count = 2.min(panels.end - panel);
+    let (mut panel, end) = (outputs.panels.start, outputs.panels.end);
+    while panel < end {
+        let count = 2.min(end - panel);
         // SAFETY: as in `wide`, with one tile of rows.
         unsafe {
             let b0 = b.at.add((panel - b.first) * b.panel_stride);
             let b1 = b.at.add((panel + count - 1 - b.first) * b.panel_stride);
             one_by_two(a.at, a.stride, [b0, b1], TILE_K * b.k_stride, a.steps, sums);
-            finish::<S, E>(sums, a.rows, count, epilogue, first_row, panel * LANES);
+            finish::<S, E>(sums, a.rows, count, outputs, 0, panel);
         }
         panel += count;
     }
@@ -319,9 +309,9 @@ unsafe fn finish<S: Simd, E: Epilogue>(
     sums: *const f32,
     rows: usize,
     panels: usize,
-    epilogue: &E,
+    outputs: &Outputs<E>,
     row: usize,
-    col: usize,
+    panel: usize,
 ) {
     let mut r = 0;
     while r < rows {
@@ -329,9 +319,9 @@ unsafe fn finish<S: Simd, E: Epilogue>(
         r += unsafe {
             let at = sums.add(r * 2 * TILE);
             match (panels, rows - r) {
-                (2, 8..) => finish_rows::<S, E, 8, 2>(at, epilogue, row + r, col),
-                (2, _) => finish_rows::<S, E, 1, 2>(at, epilogue, row + r, col),
-                _ => finish_rows::<S, E, 1, 1>(at, epilogue, row + r, col),
+                (2, 8..) => finish_rows::<S, E, 8, 2>(at, outputs, row + r, panel),
+                (2, _) => finish_rows::<S, E, 1, 2>(at, outputs, row + r, panel),
+                _ => finish_rows::<S, E, 1, 1>(at, outputs, row + r, panel),
             }
         };
     }
@@ -340,9 +330,9 @@ unsafe fn finish<S: Simd, E: Epilogue>(
 #[inline(always)]
 unsafe fn finish_rows<S: Simd, E: Epilogue, const MR: usize, const NP: usize>(
     sums: *const f32,
-    epilogue: &E,
+    outputs: &Outputs<E>,
     row: usize,
-    col: usize,
+    panel: usize,
 ) -> usize {
     // SAFETY: the caller's promise.
     unsafe {
@@ -352,7 +342,7 @@ unsafe fn finish_rows<S: Simd, E: Epilogue, const MR: usize, const NP: usize>(
                 values[i][p] = S::load(sums.add(i * 2 * TILE + p * LANES));
             }
         }
-        epilogue.finish::<S, MR, NP>(row, col, values);
+        outputs.take::<S, MR, NP>(row, panel, &values);
     }
     MR
 }

@@ -7,38 +7,40 @@
 use half::bf16;
 
 use super::bf16_rows::{BfRows, TILE_K};
-use super::epilogue::{Epilogue, hand_over};
+use super::epilogue::{Epilogue, Outputs};
 use super::tile::{Columns, PREFETCH_BYTES};
-use crate::simd::{LANES, Simd};
+use crate::simd::{Kernel, LANES, Simd};
 
 /// Values of a pair of `k` of one panel.
 const LINE: usize = 2 * LANES;
 
-/// Multiply all rows with some panels and hand the sums to the epilogue, with row numbers counted from `first_row`.
-///
-/// # Safety
-/// Rows and panels are readable, the epilogue may write its outputs, the CPU has `S`, which multiplies pairs.
-#[inline(always)]
-pub(super) unsafe fn product<S: Simd, E: Epilogue>(
-    a: BfRows,
-    b: Columns<bf16>,
-    panels: std::ops::Range<usize>,
-    epilogue: &E,
-    first_row: usize,
-) {
-    let mut panel = panels.start;
-    // SAFETY: the caller's promise, for each part.
-    unsafe {
-        while panel + 4 <= panels.end {
-            row_tiles::<S, E, 4>(a, b, panel, epilogue, first_row);
-            panel += 4;
-        }
-        while panel + 2 <= panels.end {
-            row_tiles::<S, E, 2>(a, b, panel, epilogue, first_row);
-            panel += 2;
-        }
-        if E::GROUP == 1 && panel < panels.end {
-            row_tiles::<S, E, 1>(a, b, panel, epilogue, first_row);
+/// The product of all rows with some panels, where a CPU multiplies pairs: see [`super::bf16_rows::product`].
+pub(super) struct Product<'a, E> {
+    pub(super) a: BfRows,
+    pub(super) b: Columns<bf16>,
+    pub(super) outputs: Outputs<'a, E>,
+}
+
+impl<E: Epilogue> Kernel for Product<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { a, b, outputs } = self;
+        let (mut panel, end) = (outputs.panels.start, outputs.panels.end);
+        // SAFETY: the caller's promise, for each part.
+        unsafe {
+            while panel + 4 <= end {
+                row_tiles::<S, E, 4>(a, b, panel, &outputs);
+                panel += 4;
+            }
+            while panel + 2 <= end {
+                row_tiles::<S, E, 2>(a, b, panel, &outputs);
+                panel += 2;
+            }
+            if E::GROUP == 1 && panel < end {
+                row_tiles::<S, E, 1>(a, b, panel, &outputs);
+            }
         }
     }
 }
@@ -49,17 +51,16 @@ unsafe fn row_tiles<S: Simd, E: Epilogue, const NP: usize>(
     a: BfRows,
     b: Columns<bf16>,
     panel: usize,
-    e: &E,
-    first_row: usize,
+    outputs: &Outputs<E>,
 ) {
     let mut r = 0;
     while r < a.rows {
         // SAFETY: the tile's rows are among `a.rows`.
         r += unsafe {
             match a.rows - r {
-                6.. => tile::<S, E, 6, NP>(a, b, r, panel, e, first_row),
-                3..6 => tile::<S, E, 3, NP>(a, b, r, panel, e, first_row),
-                _ => tile::<S, E, 1, NP>(a, b, r, panel, e, first_row),
+                6.. => tile::<S, E, 6, NP>(a, b, r, panel, outputs),
+                3..6 => tile::<S, E, 3, NP>(a, b, r, panel, outputs),
+                _ => tile::<S, E, 1, NP>(a, b, r, panel, outputs),
             }
         };
     }
@@ -72,8 +73,7 @@ unsafe fn tile<S: Simd, E: Epilogue, const MR: usize, const NP: usize>(
     b: Columns<bf16>,
     r: usize,
     panel: usize,
-    epilogue: &E,
-    first_row: usize,
+    outputs: &Outputs<E>,
 ) -> usize {
     // SAFETY: the caller's promise: rows `r..r + MR`, panels `panel..panel + NP`, all operand tiles.
     unsafe {
@@ -101,7 +101,7 @@ unsafe fn tile<S: Simd, E: Epilogue, const MR: usize, const NP: usize>(
                 }
             }
         }
-        hand_over::<S, E, MR, NP>(epilogue, first_row + r, panel * LANES, &sums);
+        outputs.take::<S, MR, NP>(r, panel, &sums);
     }
     MR
 }

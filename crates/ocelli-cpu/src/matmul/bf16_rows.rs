@@ -6,7 +6,7 @@
 
 use half::bf16;
 
-use super::epilogue::Epilogue;
+use super::epilogue::{Epilogue, Outputs};
 use super::tile::Columns;
 use super::{amx, bf16_pairs};
 use crate::Isa;
@@ -130,24 +130,21 @@ impl BfRows {
     }
 }
 
-/// Multiply all rows with some panels and hand the sums to the epilogue, with row numbers counted from `first_row`.
+/// Multiply all rows with some panels.
 ///
 /// # Safety
 /// Rows and panels are readable, the epilogue may write its outputs, the CPU has `S` and the unit that the rows were
 /// staged for.
 #[inline(always)]
-pub(crate) unsafe fn product<S: Simd, E: Epilogue>(
-    a: BfRows,
-    b: Columns<bf16>,
-    panels: std::ops::Range<usize>,
-    epilogue: &E,
-    first_row: usize,
-) {
+pub(crate) unsafe fn product<S: Simd, E: Epilogue>(a: BfRows, b: Columns<bf16>, outputs: Outputs<E>) {
+    if !S::BF16_PRODUCTS {
+        unreachable!("rows are staged in bf16 for CPUs that multiply it");
+    }
     // SAFETY: the caller's promise.
     unsafe {
         match a.unit {
-            BfUnit::Tiles => amx::product::<S, E>(a, b, panels, epilogue, first_row),
-            BfUnit::Pairs => bf16_pairs::product::<S, E>(a, b, panels, epilogue, first_row),
+            BfUnit::Tiles => S::call(amx::Product { a, b, outputs }),
+            BfUnit::Pairs => S::call(bf16_pairs::Product { a, b, outputs }),
         }
     }
 }

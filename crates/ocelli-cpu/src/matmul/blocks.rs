@@ -11,32 +11,67 @@
 //! and takes the ordinary path instead. So there a row of a prefill has the same bits whatever the chunk, as long as
 //! it has at least two rows, and differs from the same row alone by the rounding of its weights to bf16.
 
+use std::marker::PhantomData;
+
 use half::f16;
 use ocelli_plan::BlockFormat;
 
 use super::Left;
 #[cfg(target_arch = "x86_64")]
 use super::bf16_rows::{self, BfRows};
-use super::epilogue::{Epilogue, hand_over};
+use super::epilogue::{Epilogue, Outputs};
 use super::tile::{Rows, rank_one};
 use crate::buffer::CACHE_LINE;
-use crate::simd::{LANES, Simd};
+use crate::simd::{Kernel, LANES, Simd};
 
 /// `k` of one group.
 const GROUP: usize = BlockFormat::GROUP;
 
-/// Panels of sixteen quantized columns: the codes of all groups, then their f16 scales `[groups][16]`.
+/// Panels of sixteen quantized columns: the codes of all groups, laid out as `C`, then their f16 scales `[groups][16]`.
 #[derive(Clone, Copy)]
-pub(crate) struct Blocks {
+pub(crate) struct Blocks<C> {
     pub(crate) at: *const u8,
     /// Bytes from one panel to the next.
     pub(crate) panel_stride: usize,
     /// Groups of a column.
     pub(crate) groups: usize,
+    pub(crate) codes: PhantomData<C>,
+}
+
+impl<C: Codes> Blocks<C> {
+    /// Codes and scales of a panel.
+    ///
+    /// # Safety
+    /// The panel exists.
+    #[inline(always)]
+    unsafe fn panel(self, panel: usize) -> (*const u8, *const f16) {
+        // SAFETY: the caller's promise; the scales lie behind the codes.
+        unsafe {
+            let codes = self.at.add(panel * self.panel_stride);
+            (codes, codes.add(self.groups * C::BYTES).cast())
+        }
+    }
+
+    /// Write a panel in bf16, pairs of `k` interleaved.
+    ///
+    /// # Safety
+    /// The panel exists; room for its values at `to`; the CPU has `S`.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn expand<S: Simd>(self, panel: usize, to: *mut half::bf16) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (codes, scales) = self.panel(panel);
+            for group in 0..self.groups {
+                let scales = S::load_f16(scales.add(group * LANES));
+                C::expand::<S>(codes.add(group * C::BYTES), scales, to.add(group * GROUP * LANES));
+            }
+        }
+    }
 }
 
 /// How the codes of a group are laid out.
-pub(crate) trait Codes: 'static {
+pub(crate) trait Codes: Copy + 'static {
     /// Bytes of one group of sixteen columns.
     const BYTES: usize;
 
@@ -60,9 +95,11 @@ pub(crate) trait Codes: 'static {
 }
 
 /// 8 bits: `[32][16]` bytes.
+#[derive(Clone, Copy)]
 pub(crate) struct Q8;
 
 /// 4 bits: `[4][16]` words of eight `k` each.
+#[derive(Clone, Copy)]
 pub(crate) struct Q4;
 
 impl Codes for Q8 {
@@ -180,52 +217,49 @@ unsafe fn expand_nibbles<S: Simd, const EVEN: u32, const ODD: u32>(
 /// # Safety
 /// As for [`super::multiply`].
 #[inline(always)]
-pub(super) unsafe fn multiply<S: Simd, C: Codes, E: Epilogue>(
-    left: Left,
-    b: Blocks,
-    panels: std::ops::Range<usize>,
-    epilogue: &E,
-    first_row: usize,
-) {
+pub(super) unsafe fn multiply<S: Simd, C: Codes, E: Epilogue>(left: Left, b: Blocks<C>, outputs: Outputs<E>) {
     // SAFETY: the caller's promise.
     unsafe {
         match left {
-            Left::F32(rows) => product::<S, C, E>(rows, b, panels, epilogue, first_row),
+            Left::F32(a) => S::call(Product { a, b, outputs }),
             #[cfg(target_arch = "x86_64")]
-            Left::Bf16(rows) => bf16_product::<S, C, E>(rows, b, panels, epilogue, first_row),
+            Left::Bf16(a) => S::call(Bf16Product { a, b, outputs }),
             Left::Int8(_) => unreachable!("rows are staged for their weight"),
         }
     }
 }
 
-/// Multiply all rows, padded with zeros to whole groups, with some panels, as [`super::product`] does.
+/// The product of all rows, padded with zeros to whole groups, with some panels.
 ///
-/// # Safety
-/// Rows and panels are readable, the epilogue may write its outputs, the CPU has `S`.
-#[cfg_attr(target_arch = "wasm32", inline(never))]
-#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
-unsafe fn product<S: Simd, C: Codes, E: Epilogue>(
+/// To run it, rows and panels must be readable, and the epilogue may write its outputs.
+struct Product<'a, C, E> {
     a: Rows,
-    b: Blocks,
-    panels: std::ops::Range<usize>,
-    epilogue: &E,
-    first_row: usize,
-) {
-    let mut panel = panels.start;
-    // SAFETY: the caller's promise, for each part.
-    unsafe {
-        // One row is bound by memory: several panels at once hide the latency of the chain.
-        while a.rows == 1 && panel + 4 <= panels.end {
-            tile::<S, C, E, 1, 4>(a, b, 0, panel, epilogue, first_row);
-            panel += 4;
-        }
-        while panel + 2 <= panels.end {
-            two_panels::<S, C, E>(a, b, panel, epilogue, first_row);
-            panel += 2;
-        }
-        if E::GROUP == 1 && panel < panels.end {
-            for r in 0..a.rows {
-                tile::<S, C, E, 1, 1>(a, b, r, panel, epilogue, first_row);
+    b: Blocks<C>,
+    outputs: Outputs<'a, E>,
+}
+
+impl<C: Codes, E: Epilogue> Kernel for Product<'_, C, E> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { a, b, outputs } = self;
+        let (mut panel, end) = (outputs.panels.start, outputs.panels.end);
+        // SAFETY: the caller's promise, for each part.
+        unsafe {
+            // One row is bound by memory: several panels at once hide the latency of the chain.
+            while a.rows == 1 && panel + 4 <= end {
+                tile::<S, C, E, 1, 4>(a, b, 0, panel, &outputs);
+                panel += 4;
+            }
+            while panel + 2 <= end {
+                two_panels::<S, C, E>(a, b, panel, &outputs);
+                panel += 2;
+            }
+            if E::GROUP == 1 && panel < end {
+                for r in 0..a.rows {
+                    tile::<S, C, E, 1, 1>(a, b, r, panel, &outputs);
+                }
             }
         }
     }
@@ -235,21 +269,20 @@ unsafe fn product<S: Simd, C: Codes, E: Epilogue>(
 #[inline(always)]
 unsafe fn two_panels<S: Simd, C: Codes, E: Epilogue>(
     a: Rows,
-    b: Blocks,
+    b: Blocks<C>,
     panel: usize,
-    e: &E,
-    first_row: usize,
+    outputs: &Outputs<E>,
 ) {
     let mut r = 0;
     while r < a.rows {
         // SAFETY: the tile's rows are among `a.rows`.
         r += unsafe {
             if S::TILE_PANELS >= 2 && r + 6 <= a.rows {
-                tile::<S, C, E, 6, 2>(a, b, r, panel, e, first_row)
+                tile::<S, C, E, 6, 2>(a, b, r, panel, outputs)
             } else if S::TILE_PANELS < 2 && r + 2 <= a.rows {
-                tile::<S, C, E, 2, 2>(a, b, r, panel, e, first_row)
+                tile::<S, C, E, 2, 2>(a, b, r, panel, outputs)
             } else {
-                tile::<S, C, E, 1, 2>(a, b, r, panel, e, first_row)
+                tile::<S, C, E, 1, 2>(a, b, r, panel, outputs)
             }
         };
     }
@@ -259,11 +292,10 @@ unsafe fn two_panels<S: Simd, C: Codes, E: Epilogue>(
 #[inline(always)]
 unsafe fn tile<S: Simd, C: Codes, E: Epilogue, const MR: usize, const NP: usize>(
     a: Rows,
-    b: Blocks,
+    b: Blocks<C>,
     r: usize,
     panel: usize,
-    epilogue: &E,
-    first_row: usize,
+    outputs: &Outputs<E>,
 ) -> usize {
     // SAFETY: the caller's promise: rows `r..r + MR`, panels `panel..panel + NP`, all groups.
     unsafe {
@@ -272,8 +304,7 @@ unsafe fn tile<S: Simd, C: Codes, E: Epilogue, const MR: usize, const NP: usize>
         let mut codes = [b.at; NP];
         let mut scales = [b.at.cast::<f16>(); NP];
         for p in 0..NP {
-            codes[p] = b.at.add((panel + p) * b.panel_stride);
-            scales[p] = codes[p].add(b.groups * C::BYTES).cast();
+            (codes[p], scales[p]) = b.panel(panel + p);
         }
         for group in 0..b.groups {
             if MR == 1 {
@@ -297,43 +328,45 @@ unsafe fn tile<S: Simd, C: Codes, E: Epilogue, const MR: usize, const NP: usize>
                 scales[p] = scales[p].add(LANES);
             }
         }
-        hand_over::<S, E, MR, NP>(epilogue, first_row + r, panel * LANES, &sums);
+        outputs.take::<S, MR, NP>(r, panel, &sums);
     }
     MR
 }
 
-/// The same in bf16, a few panels at a time.
-///
-/// # Safety
-/// As for [`product`]; the CPU has the unit that the rows were staged for.
+/// The same in bf16, a few panels at a time. To run it, the CPU has the unit that the rows were staged for.
 #[cfg(target_arch = "x86_64")]
-#[inline(always)]
-unsafe fn bf16_product<S: Simd, C: Codes, E: Epilogue>(
+struct Bf16Product<'a, C, E> {
     a: BfRows,
-    b: Blocks,
-    panels: std::ops::Range<usize>,
-    epilogue: &E,
-    first_row: usize,
-) {
-    let panel_len = b.groups * GROUP * LANES;
-    let together = a.panels_together();
-    let mut memory = crate::scratch::Scratch::take((together * panel_len).div_ceil(2));
-    let expanded: *mut half::bf16 = memory.as_mut_ptr().cast();
-    for first in panels.clone().step_by(together) {
-        let some = first..panels.end.min(first + together);
-        // SAFETY: the caller's promise; the scratch holds these panels in bf16.
-        unsafe {
-            for panel in some.clone() {
-                let codes = b.at.add(panel * b.panel_stride);
-                let scales: *const f16 = codes.add(b.groups * C::BYTES).cast();
-                for group in 0..b.groups {
-                    let to = expanded.add((panel - first) * panel_len + group * GROUP * LANES);
-                    C::expand::<S>(codes.add(group * C::BYTES), S::load_f16(scales.add(group * LANES)), to);
+    b: Blocks<C>,
+    outputs: Outputs<'a, E>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<C: Codes, E: Epilogue> Kernel for Bf16Product<'_, C, E> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { a, b, outputs } = self;
+        let panel_len = b.groups * GROUP * LANES;
+        let together = a.panels_together();
+        let mut memory = crate::scratch::Scratch::take((together * panel_len).div_ceil(2));
+        let expanded: *mut half::bf16 = memory.as_mut_ptr().cast();
+        for first in outputs.panels.clone().step_by(together) {
+            let panels = first..outputs.panels.end.min(first + together);
+            // SAFETY: the caller's promise; the scratch holds these panels in bf16.
+            unsafe {
+                for panel in panels.clone() {
+                    b.expand::<S>(panel, expanded.add((panel - first) * panel_len));
                 }
+                let columns = super::Columns {
+                    at: expanded.cast_const(),
+                    panel_stride: panel_len,
+                    k_stride: LANES,
+                    first,
+                };
+                bf16_rows::product::<S, E>(a, columns, Outputs { panels, ..outputs });
             }
-            let columns =
-                super::Columns { at: expanded.cast_const(), panel_stride: panel_len, k_stride: LANES, first };
-            bf16_rows::product::<S, E>(a, columns, some, epilogue, first_row);
         }
     }
 }

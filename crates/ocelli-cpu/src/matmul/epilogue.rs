@@ -1,7 +1,7 @@
 //! What happens to a tile of sums before it is stored.
 //!
-//! Kernels are inlined into functions of their instruction set. WebAssembly has one for the whole module, so there the
-//! epilogues and the products are functions of their own: a page loads 60 kB less.
+//! Epilogues are inlined into the products, which are functions of their instruction set. WebAssembly has one set for the
+//! whole module, so there they are functions of their own: a page loads less.
 
 use ocelli_plan::Activation;
 
@@ -26,29 +26,46 @@ pub(crate) trait Epilogue: Sync {
     );
 }
 
-/// Give an epilogue the sums that a loop kept in registers.
-///
-/// One by one, into an array of their own: where an epilogue takes the loop's own array, whose elements it reads in loops
-/// that are not unrolled, that array lies in memory, and every step of the loop stores all sums there.
-///
-/// # Safety
-/// As for [`Epilogue::finish`].
-#[inline(always)]
-pub(super) unsafe fn hand_over<S: Simd, E: Epilogue, const MR: usize, const NP: usize>(
-    epilogue: &E,
-    row: usize,
-    col: usize,
-    sums: &[[S::F; NP]; MR],
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut done = [[S::zero(); NP]; MR];
-        for i in 0..MR {
-            for p in 0..NP {
-                done[i][p] = sums[i][p];
+/// The outputs of a product: which columns, and what takes their sums.
+#[derive(Clone)]
+pub(crate) struct Outputs<'a, E> {
+    /// Panels of the right factor.
+    pub(crate) panels: std::ops::Range<usize>,
+    pub(crate) epilogue: &'a E,
+    /// The epilogue's number of the left factor's first row.
+    pub(crate) first_row: usize,
+}
+
+impl<'a, E: Epilogue> Outputs<'a, E> {
+    pub(crate) fn new(panels: std::ops::Range<usize>, epilogue: &'a E, first_row: usize) -> Self {
+        Self { panels, epilogue, first_row }
+    }
+
+    /// Take the sums of rows from `row` of the left factor and of columns from panel `panel`, which a loop kept in
+    /// registers.
+    ///
+    /// One by one, into an array of their own: where an epilogue takes the loop's own array, whose elements it reads in
+    /// loops that are not unrolled, that array lies in memory, and every step of the loop stores all sums there.
+    ///
+    /// # Safety
+    /// As for [`Epilogue::finish`].
+    #[inline(always)]
+    pub(super) unsafe fn take<S: Simd, const MR: usize, const NP: usize>(
+        &self,
+        row: usize,
+        panel: usize,
+        sums: &[[S::F; NP]; MR],
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut done = [[S::zero(); NP]; MR];
+            for i in 0..MR {
+                for p in 0..NP {
+                    done[i][p] = sums[i][p];
+                }
             }
+            self.epilogue.finish::<S, MR, NP>(self.first_row + row, panel * LANES, done);
         }
-        epilogue.finish::<S, MR, NP>(row, col, done);
     }
 }
 

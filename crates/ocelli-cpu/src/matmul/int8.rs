@@ -14,10 +14,10 @@ use ocelli_plan::BlockFormat;
 
 #[cfg(target_arch = "x86_64")]
 use super::amx_int8 as tiles;
-use super::epilogue::Epilogue;
+use super::epilogue::{Epilogue, Outputs};
 use super::int8_sums::{Unit, sums};
 use crate::scratch::Scratch;
-use crate::simd::{Elem, LANES, Simd};
+use crate::simd::{Elem, Kernel, LANES, Simd};
 use crate::view::{Kind, View};
 
 /// `k` of one operand tile of AMX: what rows and panels are padded to.
@@ -323,69 +323,72 @@ unsafe fn shift_by_128(at: *mut u64, n: usize) {
     }
 }
 
-/// Multiply all rows with some panels and hand the outputs to the epilogue, with row numbers counted from
-/// `first_row`. Two panels at a time; a last one alone is computed twice.
+/// The product of all rows with some panels, two at a time; a last one alone is computed twice.
 ///
 /// The epilogue of a block runs between the tile instructions of the next, so that vector and tile units work at the
 /// same time.
 ///
-/// # Safety
-/// Rows and panels are readable, the epilogue may write its outputs, the CPU has `S` and what the rows were staged for.
-#[cfg_attr(target_arch = "wasm32", inline(never))]
-#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
-pub(super) unsafe fn product<S: Simd, E: Epilogue>(
-    a: Rows8,
-    b: Columns8,
-    panels: std::ops::Range<usize>,
-    epilogue: &E,
-    first_row: usize,
-) {
-    let on_tiles = a.unit.is_tiles();
-    let most = if on_tiles { TILE_STEPS } else { a.steps };
-    let mut job = Job::first(a, panels, most);
-    let mut memory = Scratch::take(job.slots * BLOCK * BLOCK);
-    let sums_of: *mut i32 = memory.as_mut_ptr().cast();
-    let mut before = Finished::nothing();
-    // SAFETY: the tiles read whole blocks, for which rows are padded; a block has its slot until it is taken.
-    unsafe {
-        let _tiles = if on_tiles { Some(tiles::configure()) } else { None };
-        loop {
-            let there = job.panel < job.end;
-            let steps = job.steps(a);
-            let to = sums_of.add(job.slot * BLOCK * BLOCK);
-            let left = a.at.add(job.row * a.stride + job.step * TILE_K);
-            let right = [job.panel, job.panel + job.count() - 1];
-            let right =
-                if there { right.map(|panel| b.codes(panel).add(job.step * OPERAND)) } else { [a.at; 2] };
-            if there && on_tiles {
-                if job.step == 0 { tiles::clear() } else { tiles::load(to) }
-            }
-            let pieces = if there && on_tiles { steps } else { 1 };
-            for piece in 0..pieces {
+/// To run it, rows and panels must be readable, the epilogue may write its outputs, and the CPU has what the rows were
+/// staged for.
+pub(super) struct Product<'a, E> {
+    pub(super) a: Rows8,
+    pub(super) b: Columns8,
+    pub(super) outputs: Outputs<'a, E>,
+}
+
+impl<E: Epilogue> Kernel for Product<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { a, b, outputs } = self;
+        let on_tiles = a.unit.is_tiles();
+        let most = if on_tiles { TILE_STEPS } else { a.steps };
+        let mut job = Job::first(a, outputs.panels.clone(), most);
+        let mut memory = Scratch::take(job.slots * BLOCK * BLOCK);
+        let sums_of: *mut i32 = memory.as_mut_ptr().cast();
+        let mut before = Finished::nothing();
+        // SAFETY: the tiles read whole blocks, for which rows are padded; a block has its slot until it is taken.
+        unsafe {
+            let _tiles = if on_tiles { Some(tiles::configure()) } else { None };
+            loop {
+                let there = job.panel < job.end;
+                let steps = job.steps(a);
+                let to = sums_of.add(job.slot * BLOCK * BLOCK);
+                let left = a.at.add(job.row * a.stride + job.step * TILE_K);
+                let right = [job.panel, job.panel + job.count() - 1];
+                let right =
+                    if there { right.map(|panel| b.codes(panel).add(job.step * OPERAND)) } else { [a.at; 2] };
                 if there && on_tiles {
-                    let (x, k) = (left.add(piece * TILE_K), piece * OPERAND);
-                    tiles::multiply(
-                        x,
-                        x.add(BLOCK / 2 * a.stride),
-                        a.stride,
-                        right[0].add(k),
-                        right[1].add(k),
-                    );
+                    if job.step == 0 { tiles::clear() } else { tiles::load(to) }
                 }
-                before.up_to::<S, E>((piece + 1) * BLOCK / pieces, epilogue, first_row);
+                let pieces = if there && on_tiles { steps } else { 1 };
+                for piece in 0..pieces {
+                    if there && on_tiles {
+                        let (x, k) = (left.add(piece * TILE_K), piece * OPERAND);
+                        tiles::multiply(
+                            x,
+                            x.add(BLOCK / 2 * a.stride),
+                            a.stride,
+                            right[0].add(k),
+                            right[1].add(k),
+                        );
+                    }
+                    before.up_to::<S, E>((piece + 1) * BLOCK / pieces, &outputs);
+                }
+                if !there {
+                    break;
+                }
+                if on_tiles {
+                    tiles::store(to);
+                } else {
+                    sums(a.unit, left, a.stride, BLOCK.min(a.rows - job.row), right, a.steps, to);
+                }
+                if job.step + steps == a.steps {
+                    before = Finished::new(to, a, b, &job);
+                }
+                job.advance(a);
             }
-            if !there {
-                break;
-            }
-            if on_tiles {
-                tiles::store(to);
-            } else {
-                sums(a.unit, left, a.stride, BLOCK.min(a.rows - job.row), right, a.steps, to);
-            }
-            if job.step + steps == a.steps {
-                before = Finished::new(to, a, b, &job);
-            }
-            job.advance(a);
         }
     }
 }
@@ -487,15 +490,15 @@ impl Finished {
     /// # Safety
     /// The sums are those of the block; the epilogue may write its outputs; the CPU has `S`.
     #[inline(always)]
-    unsafe fn up_to<S: Simd, E: Epilogue>(&mut self, rows: usize, epilogue: &E, first_row: usize) {
+    unsafe fn up_to<S: Simd, E: Epilogue>(&mut self, rows: usize, outputs: &Outputs<E>) {
         let end = rows.min(self.rows);
         while self.done < end {
             // SAFETY: the caller's promise.
             self.done += unsafe {
                 match (self.count, self.rows - self.done) {
-                    (2, 4..) => self.few::<S, E, 4, 2>(epilogue, first_row),
-                    (2, _) => self.few::<S, E, 1, 2>(epilogue, first_row),
-                    _ => self.few::<S, E, 1, 1>(epilogue, first_row),
+                    (2, 4..) => self.few::<S, E, 4, 2>(outputs),
+                    (2, _) => self.few::<S, E, 1, 2>(outputs),
+                    _ => self.few::<S, E, 1, 1>(outputs),
                 }
             };
         }
@@ -504,8 +507,7 @@ impl Finished {
     #[inline(always)]
     unsafe fn few<S: Simd, E: Epilogue, const MR: usize, const NP: usize>(
         &self,
-        epilogue: &E,
-        first_row: usize,
+        outputs: &Outputs<E>,
     ) -> usize {
         // SAFETY: the caller's promise: `MR` rows are left.
         unsafe {
@@ -522,7 +524,7 @@ impl Finished {
                     values[i][p] = S::mul(sum, S::mul(scale, columns[p]));
                 }
             }
-            epilogue.finish::<S, MR, NP>(first_row + self.row + self.done, self.panel * LANES, values);
+            outputs.take::<S, MR, NP>(self.row + self.done, self.panel, &values);
         }
         MR
     }

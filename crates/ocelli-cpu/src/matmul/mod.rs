@@ -30,8 +30,8 @@ use ocelli_plan::BlockFormat;
 #[cfg(target_arch = "x86_64")]
 use bf16_rows::{BfRows, BfUnit};
 pub(crate) use blocks::Blocks;
-pub(crate) use epilogue::{Epilogue, Finish, GateUp};
-pub(crate) use tile::{Columns, Rows, product};
+pub(crate) use epilogue::{Epilogue, Finish, GateUp, Outputs};
+pub(crate) use tile::{Columns, Product, Rows};
 
 use crate::Isa;
 use crate::pack::{Matrix, Stored};
@@ -225,25 +225,19 @@ unsafe fn zero_padding(at: *mut f32, rows: usize, k: usize) {
 /// The product with some panels of a packed matrix, in the type that it is stored in.
 ///
 /// # Safety
-/// As for [`product`]; the rows were staged for this weight.
+/// Rows and panels are readable, the epilogue may write its outputs, the CPU has `S`; the rows were staged for this weight.
 #[inline(always)]
-pub(crate) unsafe fn multiply<S: Simd, E: Epilogue>(
-    left: Left,
-    weight: &Matrix,
-    panels: std::ops::Range<usize>,
-    epilogue: &E,
-    first_row: usize,
-) {
+pub(crate) unsafe fn multiply<S: Simd, E: Epilogue>(left: Left, weight: &Matrix, outputs: Outputs<E>) {
     // SAFETY: the caller's promise.
     unsafe {
         match weight.stored() {
             Stored::Blocks(BlockFormat::Q8) => {
-                blocks::multiply::<S, blocks::Q8, E>(left, weight.blocks(), panels, epilogue, first_row);
+                blocks::multiply::<S, blocks::Q8, E>(left, weight.blocks(), outputs);
             }
             Stored::Blocks(BlockFormat::Q4) => {
-                blocks::multiply::<S, blocks::Q4, E>(left, weight.blocks(), panels, epilogue, first_row);
+                blocks::multiply::<S, blocks::Q4, E>(left, weight.blocks(), outputs);
             }
-            _ => multiply_whole::<S, E>(left, weight, panels, epilogue, first_row),
+            _ => multiply_whole::<S, E>(left, weight, outputs),
         }
     }
 }
@@ -253,19 +247,13 @@ pub(crate) unsafe fn multiply<S: Simd, E: Epilogue>(
 /// # Safety
 /// As for [`multiply`].
 #[inline(always)]
-pub(crate) unsafe fn multiply_whole<S: Simd, E: Epilogue>(
-    left: Left,
-    weight: &Matrix,
-    panels: std::ops::Range<usize>,
-    epilogue: &E,
-    first_row: usize,
-) {
+pub(crate) unsafe fn multiply_whole<S: Simd, E: Epilogue>(left: Left, weight: &Matrix, outputs: Outputs<E>) {
     // SAFETY: the caller's promise.
     unsafe {
         if let Left::Int8(rows) = left {
-            return int8::product::<S, E>(rows, weight.columns8(), panels, epilogue, first_row);
+            return S::call(int8::Product { a: rows, b: weight.columns8(), outputs });
         }
-        multiply_dense::<S, E>(left, weight, panels, epilogue, first_row);
+        multiply_dense::<S, E>(left, weight, outputs);
     }
 }
 
@@ -274,26 +262,20 @@ pub(crate) unsafe fn multiply_whole<S: Simd, E: Epilogue>(
 /// # Safety
 /// As for [`multiply`].
 #[inline(always)]
-pub(crate) unsafe fn multiply_dense<S: Simd, E: Epilogue>(
-    left: Left,
-    weight: &Matrix,
-    panels: std::ops::Range<usize>,
-    epilogue: &E,
-    first_row: usize,
-) {
+pub(crate) unsafe fn multiply_dense<S: Simd, E: Epilogue>(left: Left, weight: &Matrix, outputs: Outputs<E>) {
     // SAFETY: the caller's promise.
     unsafe {
         match (left, weight.stored()) {
             (Left::Int8(_), _) => unreachable!("convolutions have no 8-bit weights"),
             (Left::F32(rows), Stored::F32) => {
-                product::<S, f32, E>(rows, weight.columns(), panels, epilogue, first_row);
+                S::call(Product { a: rows, b: weight.columns::<f32>(), outputs });
             }
             (Left::F32(rows), _) => {
-                product::<S, bf16, E>(rows, weight.columns(), panels, epilogue, first_row);
+                S::call(Product { a: rows, b: weight.columns::<bf16>(), outputs });
             }
             #[cfg(target_arch = "x86_64")]
             (Left::Bf16(rows), _) => {
-                bf16_rows::product::<S, E>(rows, weight.columns(), panels, epilogue, first_row);
+                bf16_rows::product::<S, E>(rows, weight.columns(), outputs);
             }
         }
     }

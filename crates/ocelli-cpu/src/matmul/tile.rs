@@ -2,8 +2,8 @@
 
 use half::bf16;
 
-use super::epilogue::{Epilogue, hand_over};
-use crate::simd::{LANES, Simd};
+use super::epilogue::{Epilogue, Outputs};
+use crate::simd::{Kernel, Simd};
 
 /// How far ahead one row asks for its panels.
 pub(super) const PREFETCH_BYTES: usize = 2048;
@@ -78,45 +78,47 @@ impl Panel for bf16 {
     }
 }
 
-/// Multiply all rows with the panels `first..last` and hand each tile to the epilogue, with row
-/// numbers counted from `first_row`.
+/// The product of all rows with some panels.
 ///
-/// # Safety
-/// Rows and panels are readable, the epilogue may write their outputs, the CPU has `S`.
-#[cfg_attr(target_arch = "wasm32", inline(never))]
-#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
-pub(crate) unsafe fn product<S: Simd, B: Panel, E: Epilogue>(
-    a: Rows,
-    b: Columns<B>,
-    panels: std::ops::Range<usize>,
-    epilogue: &E,
-    first_row: usize,
-) {
-    let mut panel = panels.start;
-    // SAFETY: the caller's promise, for each part.
-    unsafe {
-        if a.rows == 1 && E::GROUP == 1 {
-            // One row is bound by memory: many panels at once hide the latency of the chain.
-            while S::TILE_PANELS > 1 && panel + 8 <= panels.end {
-                tile::<S, B, E, 1, 8>(a, b, 0, panel, epilogue, first_row);
-                panel += 8;
+/// To run it, rows and panels must be readable, and the epilogue may write its outputs.
+pub(crate) struct Product<'a, B, E> {
+    pub(crate) a: Rows,
+    pub(crate) b: Columns<B>,
+    pub(crate) outputs: Outputs<'a, E>,
+}
+
+impl<B: Panel, E: Epilogue> Kernel for Product<'_, B, E> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { a, b, outputs } = self;
+        let (mut panel, end) = (outputs.panels.start, outputs.panels.end);
+        // SAFETY: the caller's promise, for each part.
+        unsafe {
+            if a.rows == 1 && E::GROUP == 1 {
+                // One row is bound by memory: many panels at once hide the latency of the chain.
+                while S::TILE_PANELS > 1 && panel + 8 <= end {
+                    tile::<S, B, E, 1, 8>(a, b, 0, panel, &outputs);
+                    panel += 8;
+                }
+                while panel + 4 <= end {
+                    tile::<S, B, E, 1, 4>(a, b, 0, panel, &outputs);
+                    panel += 4;
+                }
             }
-            while panel + 4 <= panels.end {
-                tile::<S, B, E, 1, 4>(a, b, 0, panel, epilogue, first_row);
+            while S::TILE_PANELS >= 4 && panel + 4 <= end {
+                row_tiles::<S, B, E, 4>(a, b, panel, &outputs);
                 panel += 4;
             }
-        }
-        while S::TILE_PANELS >= 4 && panel + 4 <= panels.end {
-            row_tiles::<S, B, E, 4>(a, b, panel, epilogue, first_row);
-            panel += 4;
-        }
-        while (S::TILE_PANELS >= 2 || E::GROUP == 2) && panel + 2 <= panels.end {
-            row_tiles::<S, B, E, 2>(a, b, panel, epilogue, first_row);
-            panel += 2;
-        }
-        while E::GROUP == 1 && panel < panels.end {
-            row_tiles::<S, B, E, 1>(a, b, panel, epilogue, first_row);
-            panel += 1;
+            while (S::TILE_PANELS >= 2 || E::GROUP == 2) && panel + 2 <= end {
+                row_tiles::<S, B, E, 2>(a, b, panel, &outputs);
+                panel += 2;
+            }
+            while E::GROUP == 1 && panel < end {
+                row_tiles::<S, B, E, 1>(a, b, panel, &outputs);
+                panel += 1;
+            }
         }
     }
 }
@@ -127,20 +129,19 @@ unsafe fn row_tiles<S: Simd, B: Panel, E: Epilogue, const NP: usize>(
     a: Rows,
     b: Columns<B>,
     panel: usize,
-    e: &E,
-    first_row: usize,
+    outputs: &Outputs<E>,
 ) {
     let mut r = 0;
     while r < a.rows {
         // SAFETY: the tile's rows are among `a.rows`.
         r += unsafe {
             match S::TILE_ROWS.min(a.rows - r) {
-                6.. => tile::<S, B, E, 6, NP>(a, b, r, panel, e, first_row),
-                5 => tile::<S, B, E, 5, NP>(a, b, r, panel, e, first_row),
-                4 => tile::<S, B, E, 4, NP>(a, b, r, panel, e, first_row),
-                3 => tile::<S, B, E, 3, NP>(a, b, r, panel, e, first_row),
-                2 => tile::<S, B, E, 2, NP>(a, b, r, panel, e, first_row),
-                _ => tile::<S, B, E, 1, NP>(a, b, r, panel, e, first_row),
+                6.. => tile::<S, B, E, 6, NP>(a, b, r, panel, outputs),
+                5 => tile::<S, B, E, 5, NP>(a, b, r, panel, outputs),
+                4 => tile::<S, B, E, 4, NP>(a, b, r, panel, outputs),
+                3 => tile::<S, B, E, 3, NP>(a, b, r, panel, outputs),
+                2 => tile::<S, B, E, 2, NP>(a, b, r, panel, outputs),
+                _ => tile::<S, B, E, 1, NP>(a, b, r, panel, outputs),
             }
         };
     }
@@ -153,8 +154,7 @@ unsafe fn tile<S: Simd, B: Panel, E: Epilogue, const MR: usize, const NP: usize>
     b: Columns<B>,
     r: usize,
     panel: usize,
-    epilogue: &E,
-    first_row: usize,
+    outputs: &Outputs<E>,
 ) -> usize {
     // SAFETY: the caller's promise: rows `r..r + MR`, panels `panel..panel + NP`, all `k`.
     unsafe {
@@ -167,10 +167,10 @@ unsafe fn tile<S: Simd, B: Panel, E: Epilogue, const MR: usize, const NP: usize>
                     done[i][p] = one[i][0];
                 }
             }
-            epilogue.finish::<S, MR, NP>(first_row + r, panel * LANES, done);
+            outputs.take::<S, MR, NP>(r, panel, &done);
         } else {
             let sums = sums::<S, B, MR, NP>(a, b, r, panel);
-            hand_over::<S, E, MR, NP>(epilogue, first_row + r, panel * LANES, &sums);
+            outputs.take::<S, MR, NP>(r, panel, &sums);
         }
     }
     MR

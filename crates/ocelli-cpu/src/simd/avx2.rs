@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{LANES, Simd};
+use super::{Kernel, LANES, Simd};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2;
@@ -23,6 +23,10 @@ unsafe impl Simd for Avx2 {
     const TILE_PANELS: usize = 1;
     const CONV_PIXELS: usize = 4;
 
+    #[inline(always)]
+    unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+        unsafe { kernel.on_avx2() }
+    }
     #[inline(always)]
     unsafe fn splat(x: f32) -> Pair {
         unsafe {

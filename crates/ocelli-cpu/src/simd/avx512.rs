@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::Simd;
+use super::{Kernel, Simd};
 
 /// `BF16`: with the instruction of avx512_bf16 that rounds.
 #[derive(Clone, Copy)]
@@ -19,7 +19,12 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
     const TILE_ROWS: usize = 6;
     const TILE_PANELS: usize = 4;
     const CONV_PIXELS: usize = 16;
+    const BF16_PRODUCTS: bool = BF16;
 
+    #[inline(always)]
+    unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+        unsafe { if BF16 { kernel.on_avx512_bf16() } else { kernel.on_avx512() } }
+    }
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
         unsafe { _mm512_set1_ps(x) }

@@ -46,6 +46,13 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     const TILE_PANELS: usize;
     /// Output pixels that a depthwise convolution keeps in registers.
     const CONV_PIXELS: usize;
+    /// Whether it multiplies bf16 by bf16.
+    #[cfg(target_arch = "x86_64")]
+    const BF16_PRODUCTS: bool = false;
+
+    /// Run a kernel as a function of its own: what several kernels need is compiled once, and none of them becomes so
+    /// long that the compiler takes minutes.
+    unsafe fn call<K: Kernel>(kernel: K) -> K::Output;
 
     unsafe fn splat(x: f32) -> Self::F;
     unsafe fn load(p: *const f32) -> Self::F;
@@ -119,7 +126,7 @@ pub(crate) unsafe trait Simd: Copy + 'static {
             }
         }
     }
-    /// `sum + a0 b0 + a1 b1` in each lane, where `a` and `b` hold two bf16 a lane: where the CPU has an instruction for it.
+    /// `sum + a0 b0 + a1 b1` in each lane, where `a` and `b` hold two bf16 a lane: with [`Self::BF16_PRODUCTS`].
     #[cfg(target_arch = "x86_64")]
     unsafe fn add_bf16_pairs(_sum: Self::F, _a: Self::F, _b: Self::F) -> Self::F {
         unreachable!("rows are staged in bf16 for CPUs that multiply it")
@@ -332,6 +339,16 @@ pub(crate) trait Kernel: Sized {
         // SAFETY: the caller has checked these features.
         unsafe { self.run::<Avx2>() }
     }
+
+    /// # Safety
+    /// `S` belongs to the target.
+    #[cfg(not(target_arch = "x86_64"))]
+    #[allow(dead_code, reason = "some targets have nothing but the reference")]
+    #[inline(never)]
+    unsafe fn on_target<S: Simd>(self) -> Self::Output {
+        // SAFETY: the caller's promise.
+        unsafe { self.run::<S>() }
+    }
 }
 
 impl Isa {
@@ -353,10 +370,10 @@ impl Isa {
             Isa::Avx2 => unsafe { kernel.on_avx2() },
             // SAFETY: NEON belongs to the target.
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-            Isa::Neon => unsafe { kernel.run::<Neon>() },
+            Isa::Neon => unsafe { kernel.on_target::<Neon>() },
             // SAFETY: simd128 is on for the whole module.
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Isa::Wasm => unsafe { kernel.run::<Wasm>() },
+            Isa::Wasm => unsafe { kernel.on_target::<Wasm>() },
             Isa::Scalar => unreachable!("the scalar device runs reference implementations"),
         }
     }

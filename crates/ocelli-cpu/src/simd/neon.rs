@@ -4,7 +4,7 @@ use std::arch::aarch64::*;
 
 use half::{bf16, f16};
 
-use super::{LANES, Simd};
+use super::{Kernel, LANES, Simd};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Neon;
@@ -48,6 +48,10 @@ unsafe impl Simd for Neon {
     // 16 accumulators, 4 of weights and 4 of input.
     const CONV_PIXELS: usize = 4;
 
+    #[inline(always)]
+    unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+        unsafe { kernel.on_target::<Self>() }
+    }
     #[inline(always)]
     unsafe fn splat(x: f32) -> Quad {
         let v = unsafe { vdupq_n_f32(x) };

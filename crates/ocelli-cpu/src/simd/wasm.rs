@@ -11,7 +11,7 @@ use std::arch::wasm32::*;
 
 use half::{bf16, f16};
 
-use super::{LANES, Simd};
+use super::{Kernel, LANES, Simd};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Wasm;
@@ -57,6 +57,10 @@ unsafe impl Simd for Wasm {
     const TILE_PANELS: usize = 1;
     const CONV_PIXELS: usize = 4;
 
+    #[inline(always)]
+    unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+        unsafe { kernel.on_target::<Self>() }
+    }
     #[inline(always)]
     unsafe fn splat(x: f32) -> Quad {
         let v = f32x4_splat(x);
