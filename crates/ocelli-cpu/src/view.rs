@@ -2,6 +2,7 @@
 
 use half::bf16;
 
+use crate::buffer::CACHE_LINE;
 use crate::simd::{Elem, LANES, Simd};
 
 /// How the values of a tensor are stored.
@@ -52,6 +53,19 @@ impl View {
         debug_assert!(row < self.rows);
         // SAFETY: within the tensor by the caller's promise.
         unsafe { self.at.cast::<T>().add(row * self.stride) }
+    }
+
+    /// Ask for some columns of a row, wherever they are.
+    ///
+    /// # Safety
+    /// The CPU has `S`.
+    #[inline(always)]
+    pub(crate) unsafe fn ask<S: Simd>(self, row: usize, cols: std::ops::Range<usize>) {
+        let start = self.at.wrapping_add((row * self.stride + cols.start) * self.kind.bytes());
+        for line in (0..cols.len() * self.kind.bytes()).step_by(CACHE_LINE) {
+            // SAFETY: asking reads nothing.
+            unsafe { S::prefetch(start.wrapping_add(line)) };
+        }
     }
 
     /// `n <= 16` values from column `col` on as f32, the other lanes zero.

@@ -158,6 +158,9 @@ unsafe fn wide<S: Simd, E: Epilogue>(a: BfRows, b: Columns<bf16>, outputs: &Outp
                     let (b0, b1) = (b0.add(first * operand), b1.add(first * operand));
                     let done = AHEAD * (first * blocks + block * steps);
                     let ahead = next.wrapping_add(done);
+                    if last {
+                        outputs.ask::<S>(row, BLOCK.min(a.rows - row), panel, count);
+                    }
                     two_by_two(left, a.stride, [b0, b1], operand, ahead, steps, to, first == 0);
                     if last {
                         let rows = BLOCK.min(a.rows - row);

@@ -77,6 +77,7 @@ unsafe fn tile<S: Simd, E: Epilogue, const MR: usize, const NP: usize>(
 ) -> usize {
     // SAFETY: the caller's promise: rows `r..r + MR`, panels `panel..panel + NP`, all operand tiles.
     unsafe {
+        outputs.ask::<S>(r, MR, panel, NP);
         let mut sums = [[S::zero(); NP]; MR];
         let rows = a.at.add(r * a.stride);
         let columns = b.at.add((panel - b.first) * b.panel_stride);

@@ -14,6 +14,14 @@ pub(crate) trait Epilogue: Sync {
     /// Panels that must come together: 1, or 2 for gate and up.
     const GROUP: usize;
 
+    /// Ask for what [`Self::finish`] will read of these rows and columns: before their sums are computed, so that it is
+    /// there when they are.
+    ///
+    /// # Safety
+    /// The CPU has `S`.
+    #[inline(always)]
+    unsafe fn ask<S: Simd>(&self, _rows: std::ops::Range<usize>, _cols: std::ops::Range<usize>) {}
+
     /// Take the sums of rows from `row` and of columns from `col`.
     ///
     /// # Safety
@@ -39,6 +47,17 @@ pub(crate) struct Outputs<'a, E> {
 impl<'a, E: Epilogue> Outputs<'a, E> {
     pub(crate) fn new(panels: std::ops::Range<usize>, epilogue: &'a E, first_row: usize) -> Self {
         Self { panels, epilogue, first_row }
+    }
+
+    /// Ask for what [`Self::take`] will read.
+    ///
+    /// # Safety
+    /// As for [`Epilogue::ask`].
+    #[inline(always)]
+    pub(super) unsafe fn ask<S: Simd>(&self, row: usize, rows: usize, panel: usize, panels: usize) {
+        let first = self.first_row + row;
+        // SAFETY: the caller's promise.
+        unsafe { self.epilogue.ask::<S>(first..first + rows, panel * LANES..(panel + panels) * LANES) };
     }
 
     /// Take the sums of rows from `row` of the left factor and of columns from panel `panel`, which a loop kept in
@@ -83,6 +102,16 @@ pub(crate) struct Finish<'a> {
 
 impl Epilogue for Finish<'_> {
     const GROUP: usize = 1;
+
+    #[inline(always)]
+    unsafe fn ask<S: Simd>(&self, rows: std::ops::Range<usize>, cols: std::ops::Range<usize>) {
+        if let Some(residual) = self.residual {
+            for row in rows {
+                // SAFETY: the caller's promise.
+                unsafe { residual.ask::<S>(row, cols.clone()) };
+            }
+        }
+    }
 
     #[cfg_attr(target_arch = "wasm32", inline(never))]
     #[cfg_attr(not(target_arch = "wasm32"), inline(always))]

@@ -359,6 +359,9 @@ impl<E: Epilogue> Kernel for Product<'_, E> {
                 let right = [job.panel, job.panel + job.count() - 1];
                 let right =
                     if there { right.map(|panel| b.codes(panel).add(job.step * OPERAND)) } else { [a.at; 2] };
+                if there && job.step + steps == a.steps {
+                    outputs.ask::<S>(job.row, BLOCK.min(a.rows - job.row), job.panel, job.count());
+                }
                 if there && on_tiles {
                     if job.step == 0 { tiles::clear() } else { tiles::load(to) }
                 }

@@ -158,6 +158,7 @@ unsafe fn tile<S: Simd, B: Panel, E: Epilogue, const MR: usize, const NP: usize>
 ) -> usize {
     // SAFETY: the caller's promise: rows `r..r + MR`, panels `panel..panel + NP`, all `k`.
     unsafe {
+        outputs.ask::<S>(r, MR, panel, NP);
         if MR > 1 && NP > S::TILE_PANELS {
             // Panels that an epilogue wants together, but for which there are not the registers.
             let mut done = [[S::zero(); NP]; MR];
