@@ -12,26 +12,27 @@ use crate::view::View;
 
 /// Tasks for each thread: enough that one slow task does not leave the others waiting.
 const TASKS_PER_THREAD: usize = 4;
+/// With fewer rows for each thread, threads share the columns.
+const ROWS_PER_THREAD: usize = 64;
 
 /// `epilogue(x W^T)` over all rows.
 pub(crate) fn linear<E: Epilogue>(isa: Isa, pool: &Pool, x: View, weight: &Matrix, epilogue: &E) {
     let staging = Staging::of(isa, x, weight);
     let block = staging.product_block(weight, x.rows, pool.threads());
     let row_blocks = x.rows.div_ceil(block);
-    let groups = weight.panels / E::GROUP;
-    let splits = (TASKS_PER_THREAD * pool.threads()).div_ceil(row_blocks).min(groups);
-    let per_split = (groups.div_ceil(splits) * E::GROUP).next_multiple_of(staging.panel_step(x.rows));
-    let splits = weight.panels.div_ceil(per_split);
+    let step = staging.panel_step(x.rows);
+    let steps = weight.panels.div_ceil(step);
+    let splits = (TASKS_PER_THREAD * pool.threads()).div_ceil(row_blocks).min(steps);
+    let panel = |split| weight.panels.min(steps * split / splits * step);
     pool.run(row_blocks * splits, &|task| {
-        let first = task / splits * block;
-        let panels = task % splits * per_split;
+        let (first, split) = (task / splits * block, task % splits);
         isa.dispatch(LinearTask {
             staging,
             x,
             first,
             rows: block.min(x.rows - first),
             weight,
-            panels: panels..weight.panels.min(panels + per_split),
+            panels: panel(split)..panel(split + 1),
             epilogue,
         });
     });
@@ -90,7 +91,7 @@ pub(crate) fn mlp(isa: Isa, pool: &Pool, parts: &MlpParts<'_>) {
     let block = staging.row_block(parts.fc2, rows, pool.threads());
     let quantized = parts.fc1.is_quantized() || parts.fc2.is_quantized();
     let alike = staging == Staging::of(isa, parts.x, parts.fc1);
-    if alike && !quantized && rows >= block * pool.threads() {
+    if alike && !quantized && rows >= ROWS_PER_THREAD * pool.threads() {
         return pool.run(rows.div_ceil(block), &|task| {
             let first = task * block;
             isa.dispatch(MlpTask { staging, parts, first, rows: block.min(rows - first) });

@@ -59,7 +59,10 @@ unsafe fn row_tiles<S: Simd, E: Epilogue, const NP: usize>(
         r += unsafe {
             match a.rows - r {
                 6.. => tile::<S, E, 6, NP>(a, b, r, panel, outputs),
-                3..6 => tile::<S, E, 3, NP>(a, b, r, panel, outputs),
+                5 => tile::<S, E, 5, NP>(a, b, r, panel, outputs),
+                4 => tile::<S, E, 4, NP>(a, b, r, panel, outputs),
+                3 => tile::<S, E, 3, NP>(a, b, r, panel, outputs),
+                2 => tile::<S, E, 2, NP>(a, b, r, panel, outputs),
                 _ => tile::<S, E, 1, NP>(a, b, r, panel, outputs),
             }
         };

@@ -36,6 +36,14 @@ impl BfUnit {
             _ => None,
         }
     }
+
+    /// Rows that a block should have a multiple of, or its last tile is computed for nothing.
+    pub(super) fn row_step(self) -> usize {
+        match self {
+            Self::Tiles => BLOCK,
+            Self::Pairs => 2,
+        }
+    }
 }
 
 /// Rows of the left factor in bf16, `k` padded with zeros to whole operand tiles.
@@ -98,7 +106,7 @@ impl BfRows {
     ) -> Self {
         // SAFETY: the caller's promise.
         unsafe {
-            if Self::in_place(x, rows) {
+            if Self::in_place(x, rows, unit) {
                 let at = x.row::<bf16>(first).cast_const();
                 return Self { at, stride: x.stride, rows, steps: x.cols / TILE_K, unit };
             }
@@ -121,12 +129,13 @@ impl BfRows {
         }
     }
 
-    /// Whether tiles can read the rows where they are: bf16, whole tiles, and a stride that spreads
+    /// Whether the rows can be read where they are: bf16, whole tiles, and a stride that spreads
     /// sixteen rows over at least four sets of the first-level cache.
-    fn in_place(x: View, rows: usize) -> bool {
+    fn in_place(x: View, rows: usize, unit: BfUnit) -> bool {
         let lines = x.stride / TILE_K;
         let whole = x.cols.is_multiple_of(TILE_K) && x.stride.is_multiple_of(TILE_K);
-        x.kind == Kind::Bf16 && whole && rows.is_multiple_of(BLOCK) && !lines.is_multiple_of(32)
+        let whole_rows = unit == BfUnit::Pairs || rows.is_multiple_of(BLOCK);
+        x.kind == Kind::Bf16 && whole && whole_rows && !lines.is_multiple_of(32)
     }
 }
 

@@ -144,12 +144,14 @@ impl Staging8 {
         Self { unit, kind: x.kind }
     }
 
-    /// Rows that one task takes: its hidden rows stay in the second-level cache.
-    pub(super) fn row_block(self, rows: usize, threads: usize) -> usize {
+    /// About as many rows as one task takes, so that its hidden rows stay in the second-level cache, and what they
+    /// should be a multiple of.
+    pub(super) fn row_block(self, rows: usize, threads: usize) -> (usize, usize) {
         match rows / threads {
-            512.. if self.unit.is_tiles() => 256,
-            128..512 if self.unit.is_tiles() => 128,
-            _ => 64,
+            512.. if self.unit.is_tiles() => (256, BLOCK),
+            128..512 if self.unit.is_tiles() => (128, BLOCK),
+            _ if self.unit.is_tiles() => (64, BLOCK),
+            _ => (64, 8),
         }
     }
 

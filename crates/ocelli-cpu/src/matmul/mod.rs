@@ -81,25 +81,27 @@ impl Staging {
     }
 
     /// Rows that one task takes when `rows` are shared by `threads`: its input and hidden rows stay in
-    /// the second-level cache, and no thread is left without work.
+    /// the second-level cache, and all threads have the same work.
     #[cfg_attr(
         not(target_arch = "x86_64"),
         allow(unused_variables, reason = "only bf16 products ask for the weight")
     )]
     pub(crate) fn row_block(self, weight: &Matrix, rows: usize, threads: usize) -> usize {
-        match self {
-            Self::F32 => 64,
+        let (about, step) = match self {
+            Self::F32 => (64, 2),
             Self::Int8(staging) => staging.row_block(rows, threads),
             // Codes are expanded once for all rows of a block: the threads share the columns instead.
             #[cfg(target_arch = "x86_64")]
-            Self::Bf16(_) if weight.is_quantized() => rows.clamp(64, 512),
+            Self::Bf16(_) if weight.is_quantized() => return rows.clamp(64, 512),
             #[cfg(target_arch = "x86_64")]
-            Self::Bf16(_) => match rows / threads {
-                0..128 => 64,
-                128..512 => 128,
-                _ => 256,
+            Self::Bf16(unit) => match rows / threads {
+                0..128 => (64, unit.row_step()),
+                128..512 => (128, unit.row_step()),
+                _ => (256, unit.row_step()),
             },
-        }
+        };
+        let tasks = (rows / about).max(1).next_multiple_of(threads);
+        rows.div_ceil(tasks).next_multiple_of(step)
     }
 
     /// As [`Self::row_block`], for a product alone. A few hundred rows stay together as far as the second-level cache
