@@ -9,9 +9,12 @@ use half::bf16;
 use super::bf16_rows::{BfRows, TILE_K};
 use super::epilogue::{Epilogue, Outputs};
 use super::tile::{Columns, PREFETCH_BYTES};
+use crate::buffer::CACHE_LINE;
 use crate::simd::{Kernel, LANES, Simd};
 
-/// Values of a pair of `k` of one panel.
+/// Rows of a tile.
+const ROWS: usize = 6;
+/// Values of a pair of `k` of one panel: a cache line.
 const LINE: usize = 2 * LANES;
 
 /// The product of all rows with some panels, where a CPU multiplies pairs: see [`super::bf16_rows::product`].
@@ -53,19 +56,48 @@ unsafe fn row_tiles<S: Simd, E: Epilogue, const NP: usize>(
     panel: usize,
     outputs: &Outputs<E>,
 ) {
+    let ahead = Ahead::new(a, b, panel, NP);
     let mut r = 0;
     while r < a.rows {
         // SAFETY: the tile's rows are among `a.rows`.
         r += unsafe {
             match a.rows - r {
-                6.. => tile::<S, E, 6, NP>(a, b, r, panel, outputs),
-                5 => tile::<S, E, 5, NP>(a, b, r, panel, outputs),
-                4 => tile::<S, E, 4, NP>(a, b, r, panel, outputs),
-                3 => tile::<S, E, 3, NP>(a, b, r, panel, outputs),
-                2 => tile::<S, E, 2, NP>(a, b, r, panel, outputs),
-                _ => tile::<S, E, 1, NP>(a, b, r, panel, outputs),
+                ROWS.. => tile::<S, E, ROWS, NP>(a, b, r, panel, ahead, outputs),
+                5 => tile::<S, E, 5, NP>(a, b, r, panel, ahead, outputs),
+                4 => tile::<S, E, 4, NP>(a, b, r, panel, ahead, outputs),
+                3 => tile::<S, E, 3, NP>(a, b, r, panel, ahead, outputs),
+                2 => tile::<S, E, 2, NP>(a, b, r, panel, ahead, outputs),
+                _ => tile::<S, E, 1, NP>(a, b, r, panel, ahead, outputs),
             }
         };
+    }
+}
+
+/// The panels after these, asked for a little at each step of all tiles: the first tile of rows that needs them would
+/// wait for memory otherwise.
+#[derive(Clone, Copy)]
+struct Ahead {
+    at: *const u8,
+    /// Lines of the panels, and of a step.
+    lines: usize,
+    step: usize,
+}
+
+impl Ahead {
+    fn new(a: BfRows, b: Columns<bf16>, panel: usize, panels: usize) -> Self {
+        let at = b.at.wrapping_add((panel + panels - b.first) * b.panel_stride);
+        let lines = (panels * b.panel_stride).div_ceil(LINE);
+        Self { at: at.cast(), lines, step: lines.div_ceil(a.rows.div_ceil(ROWS) * a.steps) }
+    }
+
+    /// Ask for what belongs to a step, counted over all tiles; the panels may be anywhere.
+    #[inline(always)]
+    unsafe fn ask<S: Simd>(self, step: usize) {
+        let first = step * self.step;
+        for line in first..self.lines.min(first + self.step) {
+            // SAFETY: the caller's promise: the CPU has `S`.
+            unsafe { S::prefetch(self.at.wrapping_add(line * CACHE_LINE)) };
+        }
     }
 }
 
@@ -76,6 +108,7 @@ unsafe fn tile<S: Simd, E: Epilogue, const MR: usize, const NP: usize>(
     b: Columns<bf16>,
     r: usize,
     panel: usize,
+    ahead: Ahead,
     outputs: &Outputs<E>,
 ) -> usize {
     // SAFETY: the caller's promise: rows `r..r + MR`, panels `panel..panel + NP`, all operand tiles.
@@ -85,6 +118,9 @@ unsafe fn tile<S: Simd, E: Epilogue, const MR: usize, const NP: usize>(
         let rows = a.at.add(r * a.stride);
         let columns = b.at.add((panel - b.first) * b.panel_stride);
         for step in 0..a.steps {
+            if MR > 1 {
+                ahead.ask::<S>(r / ROWS * a.steps + step);
+            }
             let x = rows.add(step * TILE_K);
             let at = columns.add(step * TILE_K * b.k_stride);
             for pair in 0..TILE_K / 2 {
