@@ -8,8 +8,7 @@ use half::bf16;
 
 use super::bf16_rows::{BfRows, TILE_K};
 use super::epilogue::{Epilogue, Outputs};
-use super::tile::{Columns, PREFETCH_BYTES};
-use crate::buffer::CACHE_LINE;
+use super::tile::{Ahead, Columns, PREFETCH_BYTES};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Rows of a tile.
@@ -56,7 +55,7 @@ unsafe fn row_tiles<S: Simd, E: Epilogue, const NP: usize>(
     panel: usize,
     outputs: &Outputs<E>,
 ) {
-    let ahead = Ahead::new(a, b, panel, NP);
+    let ahead = Ahead::new(b, panel + NP, NP, a.rows.div_ceil(ROWS) * a.steps);
     let mut r = 0;
     while r < a.rows {
         // SAFETY: the tile's rows are among `a.rows`.
@@ -70,34 +69,6 @@ unsafe fn row_tiles<S: Simd, E: Epilogue, const NP: usize>(
                 _ => tile::<S, E, 1, NP>(a, b, r, panel, ahead, outputs),
             }
         };
-    }
-}
-
-/// The panels after these, asked for a little at each step of all tiles: the first tile of rows that needs them would
-/// wait for memory otherwise.
-#[derive(Clone, Copy)]
-struct Ahead {
-    at: *const u8,
-    /// Lines of the panels, and of a step.
-    lines: usize,
-    step: usize,
-}
-
-impl Ahead {
-    fn new(a: BfRows, b: Columns<bf16>, panel: usize, panels: usize) -> Self {
-        let at = b.at.wrapping_add((panel + panels - b.first) * b.panel_stride);
-        let lines = (panels * b.panel_stride).div_ceil(LINE);
-        Self { at: at.cast(), lines, step: lines.div_ceil(a.rows.div_ceil(ROWS) * a.steps) }
-    }
-
-    /// Ask for what belongs to a step, counted over all tiles; the panels may be anywhere.
-    #[inline(always)]
-    unsafe fn ask<S: Simd>(self, step: usize) {
-        let first = step * self.step;
-        for line in first..self.lines.min(first + self.step) {
-            // SAFETY: the caller's promise: the CPU has `S`.
-            unsafe { S::prefetch(self.at.wrapping_add(line * CACHE_LINE)) };
-        }
     }
 }
 

@@ -3,8 +3,11 @@
 use half::bf16;
 
 use super::epilogue::{Epilogue, Outputs};
+use crate::buffer::CACHE_LINE;
 use crate::simd::{Kernel, Simd};
 
+/// Steps of a tile between two times that it asks for the next panels.
+const ASK_STEPS: usize = 16;
 /// How far ahead one row asks for its panels.
 pub(super) const PREFETCH_BYTES: usize = 2048;
 
@@ -28,6 +31,40 @@ pub(crate) struct Columns<B> {
     pub(crate) k_stride: usize,
     /// Number of the panel at `at`.
     pub(crate) first: usize,
+}
+
+/// Panels that will be wanted next, asked for a little at each step of the tiles before them: the first tile that needs
+/// them would wait for memory otherwise.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    at: *const u8,
+    /// Lines of all, and of a step.
+    lines: usize,
+    step: usize,
+}
+
+impl Ahead {
+    const NOTHING: Self = Self { at: std::ptr::null(), lines: 0, step: 0 };
+
+    /// Some panels from `panel` on, over so many steps; they may be anywhere.
+    pub(super) fn new<B>(b: Columns<B>, panel: usize, panels: usize, steps: usize) -> Self {
+        let at = b.at.wrapping_add((panel - b.first) * b.panel_stride);
+        let lines = (panels * b.panel_stride * size_of::<B>()).div_ceil(CACHE_LINE);
+        Self { at: at.cast(), lines, step: lines.div_ceil(steps.max(1)) }
+    }
+
+    /// Ask for what belongs to a step.
+    ///
+    /// # Safety
+    /// The CPU has `S`.
+    #[inline(always)]
+    pub(super) unsafe fn ask<S: Simd>(self, step: usize) {
+        let first = step * self.step;
+        for line in first..self.lines.min(first + self.step) {
+            // SAFETY: the caller's promise.
+            unsafe { S::prefetch(self.at.wrapping_add(line * CACHE_LINE)) };
+        }
+    }
 }
 
 /// How the values of a panel are stored.
@@ -99,11 +136,11 @@ impl<B: Panel, E: Epilogue> Kernel for Product<'_, B, E> {
             if a.rows == 1 && E::GROUP == 1 {
                 // One row is bound by memory: many panels at once hide the latency of the chain.
                 while S::TILE_PANELS > 1 && panel + 8 <= end {
-                    tile::<S, B, E, 1, 8>(a, b, 0, panel, &outputs);
+                    tile::<S, B, E, 1, 8>(a, b, 0, panel, Ahead::NOTHING, &outputs);
                     panel += 8;
                 }
                 while panel + 4 <= end {
-                    tile::<S, B, E, 1, 4>(a, b, 0, panel, &outputs);
+                    tile::<S, B, E, 1, 4>(a, b, 0, panel, Ahead::NOTHING, &outputs);
                     panel += 4;
                 }
             }
@@ -131,17 +168,19 @@ unsafe fn row_tiles<S: Simd, B: Panel, E: Epilogue, const NP: usize>(
     panel: usize,
     outputs: &Outputs<E>,
 ) {
+    let tiles = a.rows.div_ceil(S::TILE_ROWS);
+    let ahead = Ahead::new(b, panel + NP, NP, tiles * (a.k / B::STEP).div_ceil(ASK_STEPS));
     let mut r = 0;
     while r < a.rows {
         // SAFETY: the tile's rows are among `a.rows`.
         r += unsafe {
             match S::TILE_ROWS.min(a.rows - r) {
-                6.. => tile::<S, B, E, 6, NP>(a, b, r, panel, outputs),
-                5 => tile::<S, B, E, 5, NP>(a, b, r, panel, outputs),
-                4 => tile::<S, B, E, 4, NP>(a, b, r, panel, outputs),
-                3 => tile::<S, B, E, 3, NP>(a, b, r, panel, outputs),
-                2 => tile::<S, B, E, 2, NP>(a, b, r, panel, outputs),
-                _ => tile::<S, B, E, 1, NP>(a, b, r, panel, outputs),
+                6.. => tile::<S, B, E, 6, NP>(a, b, r, panel, ahead, outputs),
+                5 => tile::<S, B, E, 5, NP>(a, b, r, panel, ahead, outputs),
+                4 => tile::<S, B, E, 4, NP>(a, b, r, panel, ahead, outputs),
+                3 => tile::<S, B, E, 3, NP>(a, b, r, panel, ahead, outputs),
+                2 => tile::<S, B, E, 2, NP>(a, b, r, panel, ahead, outputs),
+                _ => tile::<S, B, E, 1, NP>(a, b, r, panel, ahead, outputs),
             }
         };
     }
@@ -154,6 +193,7 @@ unsafe fn tile<S: Simd, B: Panel, E: Epilogue, const MR: usize, const NP: usize>
     b: Columns<B>,
     r: usize,
     panel: usize,
+    ahead: Ahead,
     outputs: &Outputs<E>,
 ) -> usize {
     // SAFETY: the caller's promise: rows `r..r + MR`, panels `panel..panel + NP`, all `k`.
@@ -163,14 +203,14 @@ unsafe fn tile<S: Simd, B: Panel, E: Epilogue, const MR: usize, const NP: usize>
             // Panels that an epilogue wants together, but for which there are not the registers.
             let mut done = [[S::zero(); NP]; MR];
             for p in 0..NP {
-                let one = sums::<S, B, MR, 1>(a, b, r, panel + p);
+                let one = sums::<S, B, MR, 1>(a, b, r, panel + p, ahead);
                 for i in 0..MR {
                     done[i][p] = one[i][0];
                 }
             }
             outputs.take::<S, MR, NP>(r, panel, &done);
         } else {
-            let sums = sums::<S, B, MR, NP>(a, b, r, panel);
+            let sums = sums::<S, B, MR, NP>(a, b, r, panel, ahead);
             outputs.take::<S, MR, NP>(r, panel, &sums);
         }
     }
@@ -184,31 +224,38 @@ unsafe fn sums<S: Simd, B: Panel, const MR: usize, const NP: usize>(
     b: Columns<B>,
     r: usize,
     panel: usize,
+    ahead: Ahead,
 ) -> [[S::F; NP]; MR] {
     // SAFETY: the caller's promise: rows `r..r + MR`, panels `panel..panel + NP`, all `k`.
     unsafe {
         let mut sums = [[S::zero(); NP]; MR];
         let rows = a.at.add(r * a.stride);
         let columns = b.at.add((panel - b.first) * b.panel_stride);
-        for step in 0..a.k / B::STEP {
-            let at = columns.add(step * B::STEP * b.k_stride);
-            let x = rows.add(step * B::STEP);
-            let mut panels = [S::zero(); NP];
-            if MR == 1 {
-                // Bound by memory: where pages are small, the hardware stops at the end of each.
-                for p in 0..NP {
-                    S::prefetch(at.add(p * b.panel_stride).cast::<u8>().wrapping_add(PREFETCH_BYTES));
-                }
+        let steps = a.k / B::STEP;
+        for first in (0..steps).step_by(ASK_STEPS) {
+            if MR > 1 {
+                ahead.ask::<S>((r / S::TILE_ROWS * steps + first) / ASK_STEPS);
             }
-            for p in 0..NP {
-                panels[p] = B::load_first::<S>(at.add(p * b.panel_stride));
-            }
-            rank_one::<S, MR, NP>(x, a.stride, panels, &mut sums);
-            if B::STEP == 2 {
-                for p in 0..NP {
-                    panels[p] = B::load_second::<S>(at.add(p * b.panel_stride));
+            for step in first..steps.min(first + ASK_STEPS) {
+                let at = columns.add(step * B::STEP * b.k_stride);
+                let x = rows.add(step * B::STEP);
+                let mut panels = [S::zero(); NP];
+                if MR == 1 {
+                    // Bound by memory: where pages are small, the hardware stops at the end of each.
+                    for p in 0..NP {
+                        S::prefetch(at.add(p * b.panel_stride).cast::<u8>().wrapping_add(PREFETCH_BYTES));
+                    }
                 }
-                rank_one::<S, MR, NP>(x.add(1), a.stride, panels, &mut sums);
+                for p in 0..NP {
+                    panels[p] = B::load_first::<S>(at.add(p * b.panel_stride));
+                }
+                rank_one::<S, MR, NP>(x, a.stride, panels, &mut sums);
+                if B::STEP == 2 {
+                    for p in 0..NP {
+                        panels[p] = B::load_second::<S>(at.add(p * b.panel_stride));
+                    }
+                    rank_one::<S, MR, NP>(x.add(1), a.stride, panels, &mut sums);
+                }
             }
         }
         if !a.k.is_multiple_of(B::STEP) {
