@@ -1,10 +1,12 @@
 //! The engine's own threads: pinned, they spin briefly for the next op and then sleep.
 //!
 //! Work is a number of chunks that threads take from a counter. Which thread runs a chunk never
-//! changes a result: chunks write disjoint outputs and no sum crosses a chunk.
+//! changes a result: chunks write disjoint outputs and no sum crosses a chunk. What a chunk itself starts on a pool, it
+//! does alone: a chunk may be a whole network.
 //!
 //! Where threads cannot be had, as on WebAssembly, the caller does all the work.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -13,6 +15,11 @@ use std::time::{Duration, Instant};
 
 /// Between two ops of one token a worker stays awake; after this it sleeps.
 const SPIN: Duration = Duration::from_micros(100);
+
+thread_local! {
+    /// Whether this thread is inside of a chunk.
+    static BUSY: Cell<bool> = const { Cell::new(false) };
+}
 
 /// A fixed set of threads, the caller included.
 pub struct Pool {
@@ -63,9 +70,9 @@ impl Pool {
         Self { shared, workers, in_use: Mutex::new(()) }
     }
 
-    /// Threads that share the work.
+    /// Threads that share what the caller starts.
     pub fn threads(&self) -> usize {
-        self.workers.len() + 1
+        if BUSY.get() { 1 } else { self.workers.len() + 1 }
     }
 
     /// Call `task(i)` once for each `i` in `0..chunks`, on all threads; returns when all are done.
@@ -73,7 +80,7 @@ impl Pool {
     /// # Panics
     /// When a task panics, after the others have finished.
     pub fn run(&self, chunks: usize, task: &(dyn Fn(usize) + Sync)) {
-        if chunks <= 1 || self.workers.is_empty() {
+        if chunks <= 1 || self.threads() == 1 {
             let _flush = FlushToZero::enable();
             (0..chunks).for_each(task);
             return;
@@ -142,6 +149,7 @@ impl Shared {
             if i >= chunks {
                 return;
             }
+            let _inside = Inside::enter();
             task(i);
         }
     }
@@ -188,6 +196,22 @@ impl Shared {
         while self.generation.load(Ordering::Acquire) == seen && !state.stop {
             state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+/// This thread is inside of a chunk while this lives.
+struct Inside;
+
+impl Inside {
+    fn enter() -> Self {
+        BUSY.set(true);
+        Self
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        BUSY.set(false);
     }
 }
 
@@ -316,6 +340,24 @@ mod tests {
                 });
                 assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
             }
+        }
+    }
+
+    #[test]
+    fn a_chunk_does_alone_what_it_starts() {
+        for threads in [1, 3] {
+            let pool = Pool::new(threads);
+            let counts: Vec<AtomicU32> = (0..8 * 5).map(|_| AtomicU32::new(0)).collect();
+            pool.run(8, &|i| {
+                let thread = std::thread::current().id();
+                assert_eq!(pool.threads(), 1);
+                pool.run(5, &|j| {
+                    assert_eq!(std::thread::current().id(), thread);
+                    counts[i * 5 + j].fetch_add(1, Ordering::Relaxed);
+                });
+            });
+            assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
+            assert_eq!(pool.threads(), threads);
         }
     }
 

@@ -55,6 +55,12 @@ impl CpuDevice {
         self.pool.threads()
     }
 
+    /// Call `task(i)` once for each `i` in `0..count`, on all threads. A plan that a task runs has one thread: many
+    /// small networks at a time lose less than one after another, each of whose ops all threads share.
+    pub fn each(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
+        self.pool.run(count, task);
+    }
+
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }

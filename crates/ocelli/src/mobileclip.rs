@@ -1,7 +1,7 @@
 //! MobileCLIP: pictures and texts to one space, and labels by nearness in it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use ocelli_cpu::Isa;
 #[cfg(feature = "decoders")]
@@ -24,6 +24,10 @@ use crate::trace::{Stage, planar};
 
 /// Text that tells two vocabularies apart by its tokens.
 const PROBE: &str = "A photo of two zebras, jumping quickly over 1 lazy dog's fence.";
+
+/// Pictures of a batch that a thread takes before others may use the device.
+#[cfg(not(target_family = "wasm"))]
+const TURNS: usize = 4;
 
 /// How a MobileCLIP is loaded.
 #[derive(Debug, Clone)]
@@ -288,13 +292,42 @@ impl MobileClip {
     pub async fn embed_images_async(&self, images: &[ClipImage]) -> Result<Vec<Vec<f32>>, Error> {
         self.on_device(async |running| {
             let tower = self.image_tower(running)?;
-            let mut embeddings = Vec::with_capacity(images.len());
-            for image in images {
+            let mut embeddings = self.embed_apart(&running.engine, &tower, images)?;
+            for image in &images[embeddings.len()..] {
                 embeddings.push(normalised(self.run_image(&tower, image).await?));
             }
             Ok(embeddings)
         })
         .await
+    }
+
+    /// Embeddings of as many pictures as give each thread of the CPU the same number, each picture on one thread.
+    #[cfg(not(target_family = "wasm"))]
+    fn embed_apart(
+        &self,
+        engine: &Engine,
+        tower: &Tower,
+        images: &[ClipImage],
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        let Engine::Cpu(weights) = engine else { return Ok(Vec::new()) };
+        let threads = weights.device().threads();
+        let mut embeddings = Vec::with_capacity(images.len());
+        for images in images[..images.len() / threads * threads].chunks(TURNS * threads) {
+            let results: Vec<OnceLock<_>> = images.iter().map(|_| OnceLock::new()).collect();
+            weights.device().each(images.len(), &|i| {
+                let _ = results[i].set(block_on(self.run_image(tower, &images[i])));
+            });
+            for result in results {
+                embeddings.push(normalised(result.into_inner().expect("each picture had its turn")?));
+            }
+        }
+        Ok(embeddings)
+    }
+
+    /// A page has one thread.
+    #[cfg(target_family = "wasm")]
+    fn embed_apart(&self, _: &Engine, _: &Tower, _: &[ClipImage]) -> Result<Vec<Vec<f32>>, Error> {
+        Ok(Vec::new())
     }
 
     /// Embeddings of texts, `embed_dim` values of length 1 each.

@@ -220,6 +220,22 @@ fn a_random_model_embeds() {
     }
 }
 
+/// Most pictures of a batch have a thread of their own, the last ones share both, and none gets other bits for it.
+#[test]
+fn a_picture_in_a_batch_is_the_picture_alone() {
+    for (path, dtype) in [("mobileclip-b", DType::Bf16), ("mobileclip-s0", DType::F32)] {
+        let model = load(path, dtype, best());
+        let names = ["rgb_160x120.png", "tall_75x200.png"];
+        let pictures = names.map(|n| model.open_image(&fixture("images").join(n), &decode()).expect(n));
+        let batch: Vec<_> = (0..11).map(|i| pictures[usize::from(i % 3 == 0)].clone()).collect();
+        let alone = pictures.map(|picture| model.embed_images(&[picture]).expect("alone").remove(0));
+        assert_ne!(alone[0], alone[1]);
+        for (i, got) in model.embed_images(&batch).expect("batch").iter().enumerate() {
+            assert_eq!(*got, alone[usize::from(i % 3 == 0)], "{path}: picture {i}");
+        }
+    }
+}
+
 /// Change the first value of a tensor of a safetensors file.
 fn change(file: &std::path::Path, tensor: &str) {
     let mut bytes = std::fs::read(file).expect("file");
