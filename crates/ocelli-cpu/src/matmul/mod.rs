@@ -227,7 +227,8 @@ unsafe fn zero_padding(at: *mut f32, rows: usize, k: usize) {
 /// The product with some panels of a packed matrix, in the type that it is stored in.
 ///
 /// # Safety
-/// Rows and panels are readable, the epilogue may write its outputs, the CPU has `S`; the rows were staged for this weight.
+/// Rows and panels are readable, the epilogue may write its outputs, the CPU has `S`, and the rows were staged for this
+/// weight.
 #[inline(always)]
 pub(crate) unsafe fn multiply<S: Simd, E: Epilogue>(left: Left, weight: &Matrix, outputs: Outputs<E>) {
     // SAFETY: the caller's promise.
