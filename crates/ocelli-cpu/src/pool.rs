@@ -144,12 +144,12 @@ impl Shared {
     }
 
     fn take_chunks(&self, task: &(dyn Fn(usize) + Sync), chunks: usize) {
+        let _inside = Inside::enter();
         loop {
             let i = self.next.fetch_add(1, Ordering::Relaxed);
             if i >= chunks {
                 return;
             }
-            let _inside = Inside::enter();
             task(i);
         }
     }

@@ -35,7 +35,6 @@ pub(crate) trait Epilogue: Sync {
 }
 
 /// The outputs of a product: which columns, and what takes their sums.
-#[derive(Clone)]
 pub(crate) struct Outputs<'a, E> {
     /// Panels of the right factor.
     pub(crate) panels: std::ops::Range<usize>,

@@ -16,6 +16,7 @@ use ocelli_plan::BlockFormat;
 use super::amx_int8 as tiles;
 use super::epilogue::{Epilogue, Outputs};
 use super::int8_sums::{Unit, sums};
+use super::rows_together;
 use crate::scratch::Scratch;
 use crate::simd::{Elem, Kernel, LANES, Simd};
 use crate::view::{Kind, View};
@@ -147,12 +148,7 @@ impl Staging8 {
     /// About as many rows as one task takes, so that its hidden rows stay in the second-level cache, and what they
     /// should be a multiple of.
     pub(super) fn row_block(self, rows: usize, threads: usize) -> (usize, usize) {
-        match rows / threads {
-            512.. if self.unit.is_tiles() => (256, BLOCK),
-            128..512 if self.unit.is_tiles() => (128, BLOCK),
-            _ if self.unit.is_tiles() => (64, BLOCK),
-            _ => (64, 8),
-        }
+        if self.unit.is_tiles() { (rows_together(rows / threads), BLOCK) } else { (64, 8) }
     }
 
     /// Bytes from one row to the next: an odd number of lines, so that rows fall into different cache sets.
@@ -356,12 +352,13 @@ impl<E: Epilogue> Kernel for Product<'_, E> {
             loop {
                 let there = job.panel < job.end;
                 let steps = job.steps(a);
+                let last = job.step + steps == a.steps;
                 let to = sums_of.add(job.slot * BLOCK * BLOCK);
                 let left = a.at.add(job.row * a.stride + job.step * TILE_K);
                 let right = [job.panel, job.panel + job.count() - 1];
                 let right =
                     if there { right.map(|panel| b.codes(panel).add(job.step * OPERAND)) } else { [a.at; 2] };
-                if there && job.step + steps == a.steps {
+                if there && last {
                     outputs.ask::<S>(job.row, BLOCK.min(a.rows - job.row), job.panel, job.count());
                 }
                 if there && on_tiles {
@@ -389,7 +386,7 @@ impl<E: Epilogue> Kernel for Product<'_, E> {
                 } else {
                     sums(a.unit, left, a.stride, BLOCK.min(a.rows - job.row), right, a.steps, to);
                 }
-                if job.step + steps == a.steps {
+                if last {
                     before = Finished::new(to, a, b, &job);
                 }
                 job.advance(a);

@@ -94,11 +94,7 @@ impl Staging {
             #[cfg(target_arch = "x86_64")]
             Self::Bf16(_) if weight.is_quantized() => return rows.clamp(64, 512),
             #[cfg(target_arch = "x86_64")]
-            Self::Bf16(unit) => match rows / threads {
-                0..128 => (64, unit.row_step()),
-                128..512 => (128, unit.row_step()),
-                _ => (256, unit.row_step()),
-            },
+            Self::Bf16(unit) => (rows_together(rows / threads), unit.row_step()),
         };
         let tasks = (rows / about).max(1).next_multiple_of(threads);
         rows.div_ceil(tasks).next_multiple_of(step)
@@ -201,6 +197,16 @@ impl Staging {
                 Self::Bf16(unit) => Left::Bf16(BfRows::stage::<S>(x, first, rows, to.cast(), unit)),
             }
         }
+    }
+}
+
+/// About as many rows as one task takes of a thread's `rows`, where bf16 or tiles are multiplied: the more at once, the
+/// less often a matrix is read.
+fn rows_together(rows: usize) -> usize {
+    match rows {
+        0..128 => 64,
+        128..512 => 128,
+        _ => 256,
     }
 }
 
