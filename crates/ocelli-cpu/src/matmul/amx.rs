@@ -24,11 +24,35 @@ const AHEAD: usize = 4 * TILE_K;
 /// `k` that goes through two panels before the next rows do: these stay in the first-level cache.
 const K_BLOCK: usize = 512;
 
+/// Who computes tile instructions.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Nobody,
+    Hardware,
+    /// Tests, with the feature `emulate-amx`.
+    #[cfg(all(feature = "emulate-amx", target_os = "linux"))]
+    Emulated,
+}
+
 /// Whether this CPU and this kernel let us use AMX with bf16.
 pub(crate) fn available() -> bool {
-    static FOUND: OnceLock<bool> = OnceLock::new();
+    unit() != Unit::Nobody
+}
+
+fn unit() -> Unit {
+    static FOUND: OnceLock<Unit> = OnceLock::new();
     *FOUND.get_or_init(|| {
-        is_x86_feature_detected!("avx512bf16") && has_amx_bf16() && has_tile_state() && ask_for_tiles()
+        if !is_x86_feature_detected!("avx512bf16") {
+            return Unit::Nobody;
+        }
+        if has_amx_bf16() && has_tile_state() && ask_for_tiles() {
+            return Unit::Hardware;
+        }
+        #[cfg(all(feature = "emulate-amx", target_os = "linux"))]
+        if super::amx_emulated::install() {
+            return Unit::Emulated;
+        }
+        Unit::Nobody
     })
 }
 
@@ -360,7 +384,12 @@ pub(crate) enum Operand {
 /// Whether this CPU multiplies tiles of 8-bit integers.
 pub(crate) fn has_int8() -> bool {
     const INT8: u32 = 1 << 25;
-    available() && std::arch::x86_64::__cpuid_count(7, 0).edx & INT8 != 0
+    match unit() {
+        Unit::Nobody => false,
+        Unit::Hardware => std::arch::x86_64::__cpuid_count(7, 0).edx & INT8 != 0,
+        #[cfg(all(feature = "emulate-amx", target_os = "linux"))]
+        Unit::Emulated => true,
+    }
 }
 
 /// Multiply tiles `4 * steps` times without loading any; returns how many operations these were.
@@ -413,4 +442,13 @@ pub(crate) fn products_without_loads(steps: usize, operand: Operand) -> f64 {
         Operand::Int8 => 2 * TILE_K,
     };
     (steps * 4 * TILE * TILE * depth * 2) as f64
+}
+
+#[cfg(all(test, feature = "emulate-amx", target_os = "linux"))]
+mod tests {
+    /// Or the kernels would pass their tests by being skipped.
+    #[test]
+    fn tiles_are_there_when_they_are_emulated() {
+        assert_eq!(super::available(), is_x86_feature_detected!("avx512bf16"));
+    }
 }
