@@ -1,8 +1,14 @@
 //! Depthwise convolution over NHWC maps.
 //!
-//! A task takes a band of output rows and a block of channels, a run of pixels and sixteen channels at a time. It
-//! widens the input that these need to f32 with the zero padding written out, so that the inner loop has no edges and
-//! reads from the first-level cache alone; then it keeps a row of the run in registers while the taps go by.
+//! A task takes a band of output rows and 32 channels, a line of the cache at a time: a run of pixels down the band,
+//! then the next run. The input rows that an output row needs are in a ring, as vectors of sixteen channels with the zero
+//! padding written out, so that the inner loop has no edges and reads from the first-level cache alone; it keeps a row
+//! of the run in registers while the taps go by. A row enters the ring right before the first output row that needs
+//! it, and is asked for some rows before, so that memory and arithmetic work at the same time.
+//!
+//! In the ring are f32 values, one of them a lane; where pairs of bf16 are multiplied quicker, pairs of neighbours in a row.
+
+use std::ops::Range;
 
 use half::bf16;
 use ocelli_plan::Activation;
@@ -14,10 +20,16 @@ use crate::scratch::Scratch;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::view::{Kind, View};
 
-/// Channels of a task: a band of them stays in the second-level cache.
-const CHANNEL_BLOCK: usize = 4 * LANES;
-/// Output rows of a task: the `kernel - 1` rows that two bands share are read twice.
-const BAND_ROWS: usize = 16;
+/// Vectors of channels of a task: in bf16 a line of the cache.
+const VECTORS: usize = 2;
+/// Channels of a task.
+const CHANNELS: usize = VECTORS * LANES;
+/// Tasks that each thread should get, so that none is idle for long at the end.
+const TASKS_PER_THREAD: usize = 4;
+/// Least output rows of a task: the `kernel - 1` rows that two bands share are read twice.
+const LEAST_ROWS: usize = 16;
+/// Output rows before the one that reads or writes it, at which a row is asked for.
+const AHEAD: usize = 2;
 
 /// One depthwise convolution. `x` is `[height * width, channels_in]`.
 pub(crate) struct Depthwise<'a> {
@@ -51,20 +63,38 @@ impl Depthwise<'_> {
 }
 
 pub(crate) fn depthwise(isa: Isa, pool: &Pool, conv: &Depthwise<'_>) {
-    let bands = conv.out_height().div_ceil(BAND_ROWS);
-    let blocks = conv.out.cols.div_ceil(CHANNEL_BLOCK);
-    pool.run(bands * blocks, &|task| {
-        isa.dispatch(BandTask { conv, band: task / blocks, block: task % blocks });
+    let blocks = conv.out.cols.div_ceil(CHANNELS);
+    let bands = (TASKS_PER_THREAD * pool.threads()).div_ceil(blocks);
+    let rows = conv.out_height().div_ceil(bands).max(LEAST_ROWS);
+    // Small kernels wait for memory, and would lose accuracy for nothing.
+    let pairs = conv.kernel == [7, 7] && conv.x.kind == Kind::Bf16 && multiplies_pairs(isa);
+    pool.run(conv.out_height().div_ceil(rows) * blocks, &|task| {
+        let (first_row, channel) = (task / blocks * rows, task % blocks * CHANNELS);
+        let rows = rows.min(conv.out_height() - first_row);
+        isa.dispatch(Band { conv, pairs, first_row, rows, channel });
     });
 }
 
-struct BandTask<'a, 'b> {
-    conv: &'a Depthwise<'b>,
-    band: usize,
-    block: usize,
+/// Whether pairs of bf16 are multiplied quicker than f32. CPUs with AMX compute them half as quick.
+fn multiplies_pairs(isa: Isa) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return isa == Isa::Avx512Bf16;
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
 
-impl Kernel for BandTask<'_, '_> {
+/// Output rows of 32 channels, or of as many as there are.
+#[derive(Clone, Copy)]
+struct Band<'a, 'b> {
+    conv: &'a Depthwise<'b>,
+    /// Whether pairs of bf16 are multiplied.
+    pairs: bool,
+    first_row: usize,
+    rows: usize,
+    channel: usize,
+}
+
+impl Kernel for Band<'_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -72,111 +102,330 @@ impl Kernel for BandTask<'_, '_> {
         // SAFETY: tasks write disjoint rows and channels.
         unsafe {
             match (S::CONV_PIXELS, self.conv.stride) {
-                (16, 1) => band::<S, 16, 1>(self.conv, self.band, self.block),
+                (16, 1) => self.wide::<S, 16, 1>(),
                 // The input of a run is as large as that of twice as many pixels.
-                (16, 2) => band::<S, 8, 2>(self.conv, self.band, self.block),
-                (_, 1) => band::<S, 4, 1>(self.conv, self.band, self.block),
-                _ => band::<S, 4, ANY>(self.conv, self.band, self.block),
+                (16, 2) => self.wide::<S, 8, 2>(),
+                (_, 1) => self.runs::<S, false, 4, 1, ANY>(),
+                _ => self.runs::<S, false, 4, ANY, ANY>(),
             }
         }
     }
 }
 
-/// In place of a stride that is known when compiled; such ones make addresses that do not wait for each other.
+/// In place of a stride, or a kernel's side, that is known when compiled: with those, addresses do not wait for each other,
+/// and taps are written out.
 const ANY: usize = 0;
 
-/// A band of a block of channels, `N` pixels at a time.
-#[inline(always)]
-unsafe fn band<S: Simd, const N: usize, const STRIDE: usize>(
-    conv: &Depthwise<'_>,
-    band: usize,
-    block: usize,
-) {
-    let first_row = band * BAND_ROWS;
-    let rows = BAND_ROWS.min(conv.out_height() - first_row);
-    let channels = block * CHANNEL_BLOCK..conv.out.cols.min((block + 1) * CHANNEL_BLOCK);
-    let (width, height) = ((N - 1) * conv.stride + conv.kernel[1], (rows - 1) * conv.stride + conv.kernel[0]);
-    let mut memory = Scratch::take(width * height * LANES);
-    for x in (0..conv.out_width()).step_by(N) {
-        for channel in channels.clone().step_by(LANES) {
-            let at = memory.as_mut_ptr();
-            let window =
-                Window { at, width, height, top: first_row * conv.stride, left: x * conv.stride, channel };
-            // SAFETY: the scratch holds the window; the caller promises the outputs.
+impl Band<'_, '_> {
+    /// Where registers hold sixteen pixels.
+    #[inline(always)]
+    unsafe fn wide<S: Simd, const N: usize, const STRIDE: usize>(self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            #[cfg(target_arch = "x86_64")]
+            if S::BF16_PRODUCTS && self.pairs {
+                return self.runs::<S, true, N, STRIDE, 7>();
+            }
+            match self.conv.kernel {
+                [7, 7] => self.runs::<S, false, N, STRIDE, 7>(),
+                _ => self.runs::<S, false, N, STRIDE, ANY>(),
+            }
+        }
+    }
+
+    /// The band, `N` pixels at a time.
+    #[inline(always)]
+    unsafe fn runs<S: Simd, const PAIRS: bool, const N: usize, const STRIDE: usize, const KERNEL: usize>(
+        self,
+    ) {
+        let Self { conv, first_row, channel, .. } = self;
+        let vectors = (conv.out.cols - channel).div_ceil(LANES).min(VECTORS);
+        let width = (N - 1) * conv.stride + conv.kernel[1];
+        let mut ring_memory = Scratch::take(Ring::len(conv.kernel[0], width));
+        let mut tap_memory = Scratch::take(Taps::len(conv.kernel));
+        // SAFETY: the scratch holds the taps, and the ring; the caller promises the outputs.
+        unsafe {
+            let taps = Taps::of::<S, PAIRS>(conv, channel, vectors, tap_memory.as_mut_ptr());
+            for x in (0..conv.out_width()).step_by(N) {
+                let ring = Ring {
+                    at: ring_memory.as_mut_ptr(),
+                    width,
+                    top: first_row * conv.stride,
+                    left: x * conv.stride,
+                    channel,
+                    vectors,
+                };
+                self.run_down::<S, PAIRS, N, STRIDE, KERNEL>(ring, taps, x);
+            }
+        }
+    }
+
+    /// A run of `N` pixels from `x` on, row by row.
+    #[inline(always)]
+    unsafe fn run_down<
+        S: Simd,
+        const PAIRS: bool,
+        const N: usize,
+        const STRIDE: usize,
+        const KERNEL: usize,
+    >(
+        self,
+        mut ring: Ring,
+        taps: Taps,
+        x: usize,
+    ) {
+        let conv = self.conv;
+        let outputs = self.first_row..self.first_row + self.rows;
+        let inputs = ring.top..(outputs.end - 1) * conv.stride + conv.kernel[0];
+        let mut staged = ring.top;
+        for row in outputs.clone() {
+            ring.top = row * conv.stride;
+            let end = ring.top + conv.kernel[0];
+            // SAFETY: the caller's promise; the ring has all rows from its top on.
             unsafe {
-                stage::<S>(conv, window);
-                for r in 0..rows {
-                    pixels::<S, N, STRIDE>(conv, window, r, first_row + r, x);
+                for y in staged.max(ring.top)..end {
+                    let (y_ahead, runs) = ahead(y, AHEAD * conv.stride, &inputs);
+                    let left = ring.left + runs * N * conv.stride;
+                    Ring { left, ..ring }.ask::<S>(conv, y_ahead);
+                    ring.stage::<S, PAIRS>(conv, y);
                 }
+                let (row_ahead, runs) = ahead(row, AHEAD, &outputs);
+                conv.out.ask_lines::<S>(row_ahead * conv.out_width() + x + runs * N, N, ring.channel);
+                for vector in 0..ring.vectors {
+                    pixels::<S, PAIRS, N, STRIDE, KERNEL>(conv, ring, taps, vector, row, x);
+                }
+            }
+            staged = end;
+        }
+    }
+}
+
+/// The row `by` rows after `row`, in a band that begins again in the next run, and how many runs further it is.
+fn ahead(row: usize, by: usize, band: &Range<usize>) -> (usize, usize) {
+    if row + by < band.end { (row + by, 0) } else { (band.start + row + by - band.end, 1) }
+}
+
+/// The weights of a block of channels, `[taps of the kernel][vectors][16]`; pairs of neighbours in a row count as one.
+///
+/// Pairs are rounded to bf16, and behind them is what the rounding took from the one in the middle: there a folded kernel
+/// has the identity of its block, so that an error of its place goes from block to block.
+#[derive(Clone, Copy)]
+struct Taps {
+    at: *const f32,
+    /// Of a row of the kernel.
+    count: usize,
+}
+
+impl Taps {
+    /// f32 values of scratch for a kernel.
+    fn len([height, width]: [usize; 2]) -> usize {
+        (height * width + 1) * VECTORS * LANES
+    }
+
+    /// # Safety
+    /// `to` has room for [`Self::len`] values; the CPU has `S`.
+    #[inline(always)]
+    unsafe fn of<S: Simd, const PAIRS: bool>(
+        conv: &Depthwise<'_>,
+        channel: usize,
+        vectors: usize,
+        to: *mut f32,
+    ) -> Self {
+        let [height, width] = conv.kernel;
+        let step = if PAIRS { 2 } else { 1 };
+        let count = width.div_ceil(step);
+        let middle = height / 2 * count + width / 2 / step;
+        for (place, vector) in (0..height * count).flat_map(|place| (0..vectors).map(move |v| (place, v))) {
+            let kx = place % count * step;
+            let tap = place / count * width + kx;
+            // SAFETY: the taps are in the kernel, whose rows are padded to whole vectors.
+            unsafe {
+                let weights = conv.weights.as_ptr().add(tap * conv.weight_stride + channel + vector * LANES);
+                let to_place = to.add((place * VECTORS + vector) * LANES);
+                let first = S::load(weights);
+                if PAIRS {
+                    let second =
+                        if kx + 1 < width { S::load(weights.add(conv.weight_stride)) } else { S::zero() };
+                    S::store_bf16_pairs(to_place.cast(), first, second);
+                    if place == middle {
+                        let (a, b) = S::load_bf16_pairs(to_place.cast());
+                        let rest = to.add((height * count * VECTORS + vector) * LANES);
+                        S::store_bf16_pairs(rest.cast(), S::sub(first, a), S::sub(second, b));
+                    }
+                } else {
+                    S::store(to_place, first);
+                }
+            }
+        }
+        Self { at: to, count }
+    }
+}
+
+/// The rows of the padded map that an output row of a run of pixels needs: row `y` in place `y % kernel height`,
+/// `[vectors][width + 1][16]`.
+#[derive(Clone, Copy)]
+struct Ring {
+    at: *mut f32,
+    width: usize,
+    /// The first row that is needed.
+    top: usize,
+    /// The first column of the padded map.
+    left: usize,
+    /// The first output channel.
+    channel: usize,
+    vectors: usize,
+}
+
+impl Ring {
+    /// f32 values of scratch.
+    fn len(height: usize, width: usize) -> usize {
+        height * VECTORS * (width + 1) * LANES
+    }
+
+    /// A row of a vector of channels.
+    ///
+    /// # Safety
+    /// The ring's memory is large enough.
+    #[inline(always)]
+    unsafe fn row(self, place: usize, vector: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.at.add((place * VECTORS + vector) * (self.width + 1) * LANES) }
+    }
+
+    /// The columns of the run that are in the map.
+    #[inline(always)]
+    fn inside(self, conv: &Depthwise<'_>) -> (usize, usize) {
+        let padding = conv.kernel[1] / 2;
+        let first = padding.saturating_sub(self.left).min(self.width);
+        let last = (conv.width + padding).saturating_sub(self.left).clamp(first, self.width);
+        (first, last)
+    }
+
+    /// Ask for row `y` of the padded map.
+    ///
+    /// # Safety
+    /// The CPU has `S`.
+    #[inline(always)]
+    unsafe fn ask<S: Simd>(self, conv: &Depthwise<'_>, y: usize) {
+        let y = y.wrapping_sub(conv.kernel[0] / 2);
+        if y < conv.height {
+            let (first, last) = self.inside(conv);
+            let pixel = y * conv.width + self.left + first - conv.kernel[1] / 2;
+            // SAFETY: the caller's promise.
+            unsafe { conv.x.ask_lines::<S>(pixel, last - first, self.channel / conv.multiplier()) };
+        }
+    }
+
+    /// Write row `y` of the padded map to its place.
+    ///
+    /// # Safety
+    /// The ring has its memory; the CPU has `S`.
+    #[inline(always)]
+    unsafe fn stage<S: Simd, const PAIRS: bool>(self, conv: &Depthwise<'_>, y: usize) {
+        let place = y % conv.kernel[0];
+        let y = y.wrapping_sub(conv.kernel[0] / 2);
+        let (first, last) = if y < conv.height { self.inside(conv) } else { (self.width, self.width) };
+        for vector in 0..self.vectors {
+            // SAFETY: `first..last` and `y` are in the map, what is pushed is in the row.
+            unsafe {
+                let mut line = Line::<S, PAIRS>::new(self.row(place, vector));
+                line.push_zeros(first);
+                if first < last {
+                    // A row of pixels without a gap: the one behind the padding is the first.
+                    let pixel = y * conv.width + self.left + first - conv.kernel[1] / 2;
+                    push_pixels(&mut line, conv, pixel, last - first, self.channel + vector * LANES);
+                }
+                line.push_zeros(self.width - last + usize::from(PAIRS));
             }
         }
     }
 }
 
-/// The input of a run as f32 `[height, width, 16]`, padding included.
-#[derive(Clone, Copy)]
-struct Window {
+/// A row that is written vector by vector. Of pairs, the second comes a vector after the first.
+struct Line<S: Simd, const PAIRS: bool> {
     at: *mut f32,
-    width: usize,
-    height: usize,
-    /// Where it begins in the padded map.
-    top: usize,
-    left: usize,
-    /// Its first output channel.
-    channel: usize,
+    before: S::F,
 }
 
-/// Fill a window: zeros outside of the map, each input channel repeated for its outputs.
-#[inline(always)]
-unsafe fn stage<S: Simd>(conv: &Depthwise<'_>, window: Window) {
-    let n = LANES.min(conv.out.cols - window.channel);
-    let multiplier = conv.multiplier();
-    let padding = conv.kernel[1] / 2;
-    // The columns of the window that are in the map.
-    let first = padding.saturating_sub(window.left).min(window.width);
-    let last = (conv.width + padding).saturating_sub(window.left).clamp(first, window.width);
-    for r in 0..window.height {
-        let y = (window.top + r).wrapping_sub(conv.kernel[0] / 2);
-        // SAFETY: inside of the window by the bounds of the loops; `first..last` and `y` are in the map.
+impl<S: Simd, const PAIRS: bool> Line<S, PAIRS> {
+    /// # Safety
+    /// The CPU has `S`.
+    #[inline(always)]
+    unsafe fn new(at: *mut f32) -> Self {
+        // SAFETY: the caller's promise.
+        Self { at: at.wrapping_add(if PAIRS { 0 } else { LANES }), before: unsafe { S::zero() } }
+    }
+
+    /// # Safety
+    /// There is room for the vector, whose values are bf16 if there are pairs; the CPU has `S`.
+    #[inline(always)]
+    unsafe fn push(&mut self, v: S::F) {
+        // SAFETY: the caller's promise.
         unsafe {
-            let to = window.at.add(r * window.width * LANES);
-            if y >= conv.height {
-                std::ptr::write_bytes(to, 0, window.width * LANES);
-                continue;
+            #[cfg(target_arch = "x86_64")]
+            if PAIRS {
+                S::store(self.at, S::bf16_pairs(self.before, v));
+                self.before = v;
+            } else {
+                S::store(self.at, v);
             }
-            std::ptr::write_bytes(to, 0, first * LANES);
-            std::ptr::write_bytes(to.add(last * LANES), 0, (window.width - last) * LANES);
-            // A row of pixels without a gap: the one behind the padding is the first.
-            let pixel = y * conv.width + window.left + first - padding;
-            let to = to.add(first * LANES);
-            match conv.x.kind {
-                Kind::Bf16 if multiplier == 1 && n == LANES => {
-                    let from = conv.x.row::<bf16>(pixel).add(window.channel).cast_const();
-                    for c in 0..last - first {
-                        S::store(to.add(c * LANES), S::load_bf16(from.add(c * conv.x.stride)));
-                    }
+            #[cfg(not(target_arch = "x86_64"))]
+            S::store(self.at, v);
+            self.at = self.at.add(LANES);
+        }
+    }
+
+    /// # Safety
+    /// As for [`Self::push`].
+    #[inline(always)]
+    unsafe fn push_zeros(&mut self, n: usize) {
+        for _ in 0..n {
+            // SAFETY: the caller's promise.
+            unsafe { self.push(S::zero()) };
+        }
+    }
+}
+
+/// Sixteen output channels from `channel` on of `count` pixels: each input channel repeated for its outputs.
+#[inline(always)]
+unsafe fn push_pixels<S: Simd, const PAIRS: bool>(
+    line: &mut Line<S, PAIRS>,
+    conv: &Depthwise<'_>,
+    pixel: usize,
+    count: usize,
+    channel: usize,
+) {
+    let n = LANES.min(conv.out.cols - channel);
+    let multiplier = conv.multiplier();
+    // SAFETY: the pixels and channels are in the map.
+    unsafe {
+        match conv.x.kind {
+            Kind::Bf16 if multiplier == 1 && n == LANES => {
+                let from = conv.x.row::<bf16>(pixel).add(channel).cast_const();
+                for c in 0..count {
+                    line.push(S::load_bf16(from.add(c * conv.x.stride)));
                 }
-                _ if multiplier == 1 => {
-                    for c in 0..last - first {
-                        S::store(to.add(c * LANES), conv.x.load::<S>(pixel + c, window.channel, n));
-                    }
+            }
+            _ if multiplier == 1 => {
+                for c in 0..count {
+                    line.push(conv.x.load::<S>(pixel + c, channel, n));
                 }
-                Kind::Bf16 if multiplier == 2 && n == LANES => {
-                    let from = conv.x.row::<bf16>(pixel).add(window.channel / 2).cast_const();
-                    for c in 0..last - first {
-                        S::store(to.add(c * LANES), S::load_bf16_twice(from.add(c * conv.x.stride)));
-                    }
+            }
+            Kind::Bf16 if multiplier == 2 && n == LANES => {
+                let from = conv.x.row::<bf16>(pixel).add(channel / 2).cast_const();
+                for c in 0..count {
+                    line.push(S::load_bf16_twice(from.add(c * conv.x.stride)));
                 }
-                Kind::F32 if multiplier == 2 && n == LANES => {
-                    let from = conv.x.row::<f32>(pixel).add(window.channel / 2).cast_const();
-                    for c in 0..last - first {
-                        S::store(to.add(c * LANES), S::load_twice(from.add(c * conv.x.stride)));
-                    }
+            }
+            Kind::F32 if multiplier == 2 && n == LANES => {
+                let from = conv.x.row::<f32>(pixel).add(channel / 2).cast_const();
+                for c in 0..count {
+                    line.push(S::load_twice(from.add(c * conv.x.stride)));
                 }
-                _ => {
-                    for c in 0..last - first {
-                        repeat::<S>(conv, multiplier, pixel + c, window.channel, n, to.add(c * LANES));
-                    }
+            }
+            _ => {
+                for c in 0..count {
+                    line.push(repeat::<S>(conv, multiplier, pixel + c, channel, n));
                 }
             }
         }
@@ -191,52 +440,77 @@ unsafe fn repeat<S: Simd>(
     pixel: usize,
     channel: usize,
     n: usize,
-    to: *mut f32,
-) {
+) -> S::F {
     let (first, last) = (channel / multiplier, (channel + n - 1) / multiplier);
     let (mut input, mut repeats) = (0, channel % multiplier);
-    let mut inputs = [0.0; LANES];
-    // SAFETY: sixteen outputs have at most as many inputs, which are in the map; `to` has room for sixteen values.
+    let (mut inputs, mut outputs) = ([0.0; LANES], [0.0; LANES]);
+    // SAFETY: sixteen outputs have at most as many inputs, which are in the map.
     unsafe {
         conv.x.widen::<S>(pixel, first, last - first + 1, inputs.as_mut_ptr());
-        for c in 0..LANES {
-            *to.add(c) = if c < n { inputs[input] } else { 0.0 };
+        for output in outputs.iter_mut().take(n) {
+            *output = inputs[input];
             repeats += 1;
             if repeats == multiplier {
                 (repeats, input) = (0, (input + 1) % LANES);
             }
         }
+        S::load(outputs.as_ptr())
     }
 }
 
-/// A run of output pixels of sixteen channels, in row `r` of the window's outputs.
+/// A run of output pixels of a vector of channels.
 #[inline(always)]
-unsafe fn pixels<S: Simd, const N: usize, const STRIDE: usize>(
+unsafe fn pixels<S: Simd, const PAIRS: bool, const N: usize, const STRIDE: usize, const KERNEL: usize>(
     conv: &Depthwise<'_>,
-    window: Window,
-    r: usize,
+    ring: Ring,
+    taps: Taps,
+    vector: usize,
     out_row: usize,
     x: usize,
 ) {
     let step = LANES * if STRIDE == ANY { conv.stride } else { STRIDE };
-    let [kernel_height, kernel_width] = conv.kernel;
-    // SAFETY: all taps of all `N` pixels are in the window; stored pixels are in the output.
+    let (height, count) = match KERNEL {
+        ANY => (conv.kernel[0], taps.count),
+        side => (side, side.div_ceil(if PAIRS { 2 } else { 1 })),
+    };
+    // SAFETY: all taps of all `N` pixels are in the ring; stored pixels are in the output.
     unsafe {
         let mut sums = [S::zero(); N];
-        for ky in 0..kernel_height {
-            let mut at = window.at.add((r * conv.stride + ky) * window.width * LANES).cast_const();
-            let mut weight =
-                conv.weights.as_ptr().add(ky * kernel_width * conv.weight_stride + window.channel);
-            for _ in 0..kernel_width {
+        let mut weight = taps.at.add(vector * LANES);
+        let mut place = ring.top % height;
+        for _ in 0..height {
+            let mut at = ring.row(place, vector).add(LANES).cast_const();
+            for _ in 0..count {
                 let w = S::load(weight);
                 for (i, sum) in sums.iter_mut().enumerate() {
-                    *sum = S::fma(S::load(at.add(i * step)), w, *sum);
+                    *sum = tap::<S, PAIRS>(S::load(at.add(i * step)), w, *sum);
                 }
-                at = at.add(LANES);
-                weight = weight.add(conv.weight_stride);
+                at = at.add(if PAIRS { 2 * LANES } else { LANES });
+                weight = weight.add(VECTORS * LANES);
+            }
+            place = if place + 1 == height { 0 } else { place + 1 };
+        }
+        if PAIRS {
+            let w = S::load(weight);
+            let middle = conv.kernel.map(|side| side / 2);
+            let at = ring.row((ring.top + middle[0]) % height, vector).add((1 + middle[1] / 2 * 2) * LANES);
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = tap::<S, PAIRS>(S::load(at.add(i * step)), w, *sum);
             }
         }
-        finish::<S, N>(conv, out_row, x, window.channel, sums);
+        finish::<S, N>(conv, out_row, x, ring.channel + vector * LANES, sums);
+    }
+}
+
+#[inline(always)]
+unsafe fn tap<S: Simd, const PAIRS: bool>(x: S::F, w: S::F, sum: S::F) -> S::F {
+    // SAFETY: the caller has `S`.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        if PAIRS {
+            return S::add_bf16_pairs(sum, x, w);
+        }
+        S::fma(x, w, sum)
     }
 }
 

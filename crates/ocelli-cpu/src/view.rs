@@ -68,6 +68,21 @@ impl View {
         }
     }
 
+    /// Ask for the line with column `col` of some rows, wherever they are.
+    ///
+    /// # Safety
+    /// The CPU has `S`.
+    #[inline(always)]
+    pub(crate) unsafe fn ask_lines<S: Simd>(self, row: usize, rows: usize, col: usize) {
+        let step = self.stride * self.kind.bytes();
+        let mut at = self.at.wrapping_add(row * step + col * self.kind.bytes());
+        for _ in 0..rows {
+            // SAFETY: asking reads nothing.
+            unsafe { S::prefetch(at) };
+            at = at.wrapping_add(step);
+        }
+    }
+
     /// `n <= 16` values from column `col` on as f32, the other lanes zero.
     ///
     /// # Safety

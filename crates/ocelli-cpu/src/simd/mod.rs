@@ -131,6 +131,11 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     unsafe fn add_bf16_pairs(_sum: Self::F, _a: Self::F, _b: Self::F) -> Self::F {
         unreachable!("rows are staged in bf16 for CPUs that multiply it")
     }
+    /// `a` and `b`, whose values are bf16, as pairs for [`Self::add_bf16_pairs`].
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn bf16_pairs(_a: Self::F, _b: Self::F) -> Self::F {
+        unreachable!("pairs are for CPUs that multiply them")
+    }
     /// Ask for a cache line that will be read soon, wherever the pointer points.
     #[inline(always)]
     unsafe fn prefetch(_p: *const u8) {}
