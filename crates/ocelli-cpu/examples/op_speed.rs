@@ -75,7 +75,7 @@ fn time(device: &CpuDevice, subject: &Subject) -> Result<(), Box<dyn std::error:
 const KV_HEADS: usize = 2;
 
 fn subjects() -> Result<Vec<Subject>, PlanError> {
-    let mut all = Vec::new();
+    let mut all = vec![first_convolution(1024, 96)?];
     for (side, width) in [(256, 96), (128, 192), (64, 384), (32, 768), (16, 1536)] {
         let rows = side * side;
         all.push(mlp(rows, width, 4 * width)?);
@@ -154,6 +154,20 @@ fn depthwise(side: usize, width: usize, kernel: usize, activation: Activation) -
         let map = FeatureMap { tensor: x, height: side, width: side };
         Ok(builder.depthwise(map, "a", 1, activation)?.tensor)
     })
+}
+
+/// The first op of FastViTHD, whose input is a picture in f32.
+fn first_convolution(side: usize, width: usize) -> Result<Subject, PlanError> {
+    let shapes: [(&str, &[usize]); 2] = [("a.weight", &[width, 3, 3, 3]), ("a.bias", &[width])];
+    let weights = Arc::new(RandomWeights::new(&shapes));
+    let rows = side * side;
+    let mut builder = PlanBuilder::new("op", &*weights, 1);
+    let tensor = builder.input("x", Rows::Fixed(rows), 3, Element::F32);
+    let map = FeatureMap { tensor, height: side, width: side };
+    let y = builder.conv(map, "a", 2, 1, Activation::Gelu)?.tensor;
+    builder.output("y", y);
+    let (name, macs) = (format!("conv 3x3 {side} {width}"), rows / 4 * width * 27);
+    Ok(Subject { name, plan: builder.finish(), weights, rows, macs, cached: false })
 }
 
 fn attention(rows: usize, width: usize) -> Result<Subject, PlanError> {

@@ -95,13 +95,20 @@ impl Case {
 
     /// Finish the case with the op that `build` emits on activations `[rows, cols]`.
     pub(crate) fn op(self, build: impl Fn(&mut PlanBuilder<'_>, TensorId) -> TensorId) -> OpCase {
+        self.op_on_input(|b, x| {
+            let x = b.linear(x, WIDEN, Activation::None).expect("case");
+            build(b, x)
+        })
+    }
+
+    /// The same on the f32 input `[rows, cols]`.
+    pub(crate) fn op_on_input(self, build: impl Fn(&mut PlanBuilder<'_>, TensorId) -> TensorId) -> OpCase {
         let shapes: Vec<(&str, &[usize])> = self.shapes.iter().map(|(n, s)| (&n[..], &s[..])).collect();
         let weights = Arc::new(RandomWeights::new(&shapes));
         let max_rows = if self.bound { self.rows } else { 1 };
         let mut b = PlanBuilder::new(&self.name, &*weights, max_rows);
         let rows = if self.bound { Rows::Bound } else { Rows::Fixed(self.rows) };
         let x = b.input("x", rows, self.cols, Element::F32);
-        let x = b.linear(x, WIDEN, Activation::None).expect("case");
         let y = build(&mut b, x);
         b.output("y", y);
         let total: usize = self.runs.iter().sum();
@@ -250,18 +257,21 @@ fn depthwise() -> Vec<OpCase> {
 
 fn convs() -> Vec<OpCase> {
     let sizes =
-        [(7, 9, 3, 5, 3, 2, 1), (16, 16, 3, 20, 3, 2, 1), (8, 12, 4, 17, 4, 4, 0), (5, 5, 2, 3, 5, 1, 2)];
-    let build =
-        |(h, w, c, out, kernel, stride, padding): (usize, usize, usize, usize, usize, usize, usize)| {
-            Case::new(format!("conv {kernel}x{kernel}/{stride}+{padding} {h}x{w}x{c}->{out}"), h * w, c)
-                .weight("w.weight", &[out, c, kernel, kernel])
-                .weight("w.bias", &[out])
-                .op(move |b, x| {
-                    let map = FeatureMap { tensor: x, height: h, width: w };
-                    b.conv(map, "w", stride, padding, Activation::Gelu).expect("case").tensor
-                })
+        [(7, 9, 3, 5, 3, 2, 1), (61, 50, 3, 96, 3, 2, 1), (8, 12, 4, 17, 4, 4, 0), (5, 5, 2, 3, 5, 1, 2)];
+    let mut cases = Vec::new();
+    for (h, w, c, out, kernel, stride, padding) in sizes {
+        let case = |of: &str| {
+            let name = format!("conv {kernel}x{kernel}/{stride}+{padding} {h}x{w}x{c}->{out}{of}");
+            Case::new(name, h * w, c).weight("w.weight", &[out, c, kernel, kernel]).weight("w.bias", &[out])
         };
-    sizes.into_iter().map(build).collect()
+        let conv = move |b: &mut PlanBuilder<'_>, tensor| {
+            let map = FeatureMap { tensor, height: h, width: w };
+            b.conv(map, "w", stride, padding, Activation::Gelu).expect("case").tensor
+        };
+        cases.push(case("").op(conv));
+        cases.push(case(" of a picture").op_on_input(conv));
+    }
+    cases
 }
 
 fn norms() -> Vec<OpCase> {
