@@ -6,17 +6,16 @@
 
 use half::bf16;
 
+use super::block_walk::BLOCK;
 use super::epilogue::{Epilogue, Outputs};
 use super::tile::Columns;
-use super::{amx, bf16_pairs};
+use super::{bf16_pairs, bf16_tiles};
 use crate::Isa;
 use crate::simd::{LANES, Simd};
 use crate::view::{Kind, View};
 
 /// `k` of one operand tile.
 pub(super) const TILE_K: usize = 32;
-/// Rows that AMX takes at a time.
-const BLOCK: usize = 32;
 
 /// What multiplies bf16 by bf16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +151,7 @@ pub(crate) unsafe fn product<S: Simd, E: Epilogue>(a: BfRows, b: Columns<bf16>, 
     // SAFETY: the caller's promise.
     unsafe {
         match a.unit {
-            BfUnit::Tiles => S::call(amx::Product { a, b, outputs }),
+            BfUnit::Tiles => S::call(bf16_tiles::Product { a, b, outputs }),
             BfUnit::Pairs => S::call(bf16_pairs::Product { a, b, outputs }),
         }
     }

@@ -12,12 +12,10 @@
 use half::bf16;
 use ocelli_plan::BlockFormat;
 
-#[cfg(target_arch = "x86_64")]
-use super::amx_int8 as tiles;
+use super::block_walk::{BLOCK, BlockProduct, Job, walk};
 use super::epilogue::{Epilogue, Outputs};
 use super::int8_sums::{Unit, sums};
 use super::rows_together;
-use crate::scratch::Scratch;
 use crate::simd::{Elem, Kernel, LANES, Simd};
 use crate::view::{Kind, View};
 
@@ -25,9 +23,7 @@ use crate::view::{Kind, View};
 pub(super) const TILE_K: usize = 64;
 /// Bytes of one operand tile of a panel.
 pub(super) const OPERAND: usize = TILE_K * LANES;
-/// Rows, and columns, of one block of sums.
-pub(super) const BLOCK: usize = 32;
-/// Operand tiles of two panels that all rows go through before the next: these stay in the first-level cache.
+/// Operand tiles of two panels that stay in the first-level cache.
 const TILE_STEPS: usize = 12;
 /// Scales and corrections behind a panel's codes.
 const TAIL: usize = 2 * LANES * size_of::<f32>();
@@ -36,14 +32,41 @@ const LINE: usize = 64;
 /// Longest row whose sums of shifted codes, at most 255 times 128 each, surely fit 32 bits.
 pub(crate) const MOST_K: usize = 1 << 16;
 
+/// The instructions of AMX for 8-bit codes.
+#[cfg(target_arch = "x86_64")]
+mod tiles {
+    use super::super::amx_tiles::{self, Operand, TILE, Tiles};
+    pub(super) use super::super::amx_tiles::{clear, load, store};
+
+    /// Tiles of sixteen rows while the value lives.
+    ///
+    /// # Safety
+    /// The CPU has AMX.
+    #[inline(always)]
+    pub(super) unsafe fn configure() -> Tiles {
+        // SAFETY: the caller's promise.
+        unsafe { Tiles::configure(TILE) }
+    }
+
+    /// # Safety
+    /// As for [`amx_tiles::multiply`].
+    #[inline(always)]
+    pub(super) unsafe fn multiply(rows: [*const i8; 2], stride: usize, columns: [*const i8; 2]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            amx_tiles::multiply(Operand::Int8, rows.map(|p| p.cast()), stride, columns.map(|p| p.cast()))
+        }
+    }
+}
+
 /// Where there are no tiles, nothing calls for them.
 #[cfg(not(target_arch = "x86_64"))]
 mod tiles {
     pub(super) unsafe fn configure() {}
     pub(super) unsafe fn clear() {}
-    pub(super) unsafe fn load(_sums: *const i32) {}
-    pub(super) unsafe fn store(_sums: *mut i32) {}
-    pub(super) unsafe fn multiply(_: *const i8, _: *const i8, _: usize, _: *const i8, _: *const i8) {}
+    pub(super) unsafe fn load(_sums: *const f32) {}
+    pub(super) unsafe fn store(_sums: *mut f32) {}
+    pub(super) unsafe fn multiply(_rows: [*const i8; 2], _stride: usize, _columns: [*const i8; 2]) {}
 }
 
 /// Scale of a row with this largest magnitude, and its inverse. Rows below any use are rows of zeros, or the inverse
@@ -321,10 +344,7 @@ unsafe fn shift_by_128(at: *mut u64, n: usize) {
     }
 }
 
-/// The product of all rows with some panels, two at a time; a last one alone is computed twice.
-///
-/// The epilogue of a block runs between the tile instructions of the next, so that vector and tile units work at the
-/// same time.
+/// The product of all rows with some panels: see [`walk`].
 ///
 /// To run it, rows and panels must be readable, the epilogue may write its outputs, and the CPU has what the rows were
 /// staged for.
@@ -339,195 +359,105 @@ impl<E: Epilogue> Kernel for Product<'_, E> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { a, b, outputs } = self;
-        let on_tiles = a.unit.is_tiles();
-        let most = if on_tiles { TILE_STEPS } else { a.steps };
-        let mut job = Job::first(a, outputs.panels.clone(), most);
-        let mut memory = Scratch::take(job.slots * BLOCK * BLOCK);
-        let sums_of: *mut i32 = memory.as_mut_ptr().cast();
-        let mut before = Finished::nothing();
-        // SAFETY: the tiles read whole blocks, for which rows are padded; a block has its slot until it is taken.
-        unsafe {
-            let _tiles = if on_tiles { Some(tiles::configure()) } else { None };
-            loop {
-                let there = job.panel < job.end;
-                let steps = job.steps(a);
-                let last = job.step + steps == a.steps;
-                let to = sums_of.add(job.slot * BLOCK * BLOCK);
-                let left = a.at.add(job.row * a.stride + job.step * TILE_K);
-                let right = [job.panel, job.panel + job.count() - 1];
-                let right =
-                    if there { right.map(|panel| b.codes(panel).add(job.step * OPERAND)) } else { [a.at; 2] };
-                if there && last {
-                    outputs.ask::<S>(job.row, BLOCK.min(a.rows - job.row), job.panel, job.count());
-                }
-                if there && on_tiles {
-                    if job.step == 0 { tiles::clear() } else { tiles::load(to) }
-                }
-                let pieces = if there && on_tiles { steps } else { 1 };
-                for piece in 0..pieces {
-                    if there && on_tiles {
-                        let (x, k) = (left.add(piece * TILE_K), piece * OPERAND);
-                        tiles::multiply(
-                            x,
-                            x.add(BLOCK / 2 * a.stride),
-                            a.stride,
-                            right[0].add(k),
-                            right[1].add(k),
-                        );
-                    }
-                    before.up_to::<S, E>((piece + 1) * BLOCK / pieces, &outputs);
-                }
-                if !there {
-                    break;
-                }
-                if on_tiles {
-                    tiles::store(to);
-                } else {
-                    sums(a.unit, left, a.stride, BLOCK.min(a.rows - job.row), right, a.steps, to);
-                }
-                if last {
-                    before = Finished::new(to, a, b, &job);
-                }
-                job.advance(a);
-            }
-        }
-    }
-}
-
-/// A block of rows by two panels by some `k`.
-struct Job {
-    panel: usize,
-    /// Where the panels end.
-    end: usize,
-    /// The first row.
-    row: usize,
-    /// The first operand tile.
-    step: usize,
-    /// Most operand tiles at a time.
-    most: usize,
-    /// Where its sums are.
-    slot: usize,
-    slots: usize,
-}
-
-impl Job {
-    fn first(a: Rows8, panels: std::ops::Range<usize>, most: usize) -> Self {
-        // Sums of a block are taken while those of the next are made; when `k` is cut, all blocks wait for its end.
-        let slots = if a.steps <= most { 2 } else { a.rows.div_ceil(BLOCK) + 1 };
-        Self { panel: panels.start, end: panels.end, row: 0, step: 0, most, slot: 0, slots }
-    }
-
-    #[inline(always)]
-    fn steps(&self, a: Rows8) -> usize {
-        self.most.min(a.steps - self.step)
-    }
-
-    /// Panels that count.
-    #[inline(always)]
-    fn count(&self) -> usize {
-        2.min(self.end.saturating_sub(self.panel)).max(1)
-    }
-
-    /// All rows, then the next `k`, then the next panels: panels stay in the first-level cache.
-    #[inline(always)]
-    fn advance(&mut self, a: Rows8) {
-        let blocks = a.rows.div_ceil(BLOCK);
-        self.row += BLOCK;
-        self.slot += 1;
-        if self.row >= a.rows {
-            self.row = 0;
-            self.step += self.most;
-            if self.step >= a.steps {
-                self.step = 0;
-                self.panel += 2;
-            } else {
-                // Back to the sums of the first block.
-                self.slot += self.slots - blocks;
-            }
-        }
-        self.slot %= self.slots;
-    }
-}
-
-/// A block of sums on its way to the epilogue.
-#[derive(Clone, Copy)]
-struct Finished {
-    sums: *const i32,
-    /// Scales of the block's rows.
-    row_scales: *const f32,
-    column_scales: [*const f32; 2],
-    /// The first row, counted within the product's.
-    row: usize,
-    rows: usize,
-    panel: usize,
-    count: usize,
-    /// Rows that are done.
-    done: usize,
-}
-
-impl Finished {
-    /// The sums of a job.
-    ///
-    /// # Safety
-    /// Rows and panels exist; the sums stay until they are taken.
-    #[inline(always)]
-    unsafe fn new(sums: *const i32, a: Rows8, b: Columns8, job: &Job) -> Self {
-        let (row, panel, count) = (job.row, job.panel, job.count());
         // SAFETY: the caller's promise.
-        let (row_scales, column_scales) =
-            unsafe { (a.scales.add(row), [b.scales(panel), b.scales(panel + count - 1)]) };
-        let rows = BLOCK.min(a.rows - row);
-        Self { sums, row_scales, column_scales, row, rows, panel, count, done: 0 }
+        unsafe {
+            let _tiles = if self.a.unit.is_tiles() { Some(tiles::configure()) } else { None };
+            walk::<S, E>(&self, &self.outputs);
+        }
     }
+}
 
-    /// Nothing to do.
-    fn nothing() -> Self {
-        let (sums, row_scales, column_scales) = (std::ptr::null(), std::ptr::null(), [std::ptr::null(); 2]);
-        Self { sums, row_scales, column_scales, row: 0, rows: 0, panel: 0, count: 0, done: 0 }
-    }
-
-    /// Hand rows to the epilogue until `rows` of the block, or all that it has, are done.
+impl<E: Epilogue> Product<'_, E> {
+    /// The rows and the panels of a job, from an operand tile on.
     ///
     /// # Safety
-    /// The sums are those of the block; the epilogue may write its outputs; the CPU has `S`.
+    /// They exist.
     #[inline(always)]
-    unsafe fn up_to<S: Simd, E: Epilogue>(&mut self, rows: usize, outputs: &Outputs<E>) {
-        let end = rows.min(self.rows);
-        while self.done < end {
+    unsafe fn operands(&self, job: &Job, step: usize) -> (*const i8, [*const i8; 2]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let left = self.a.at.add(job.row * self.a.stride + step * TILE_K);
+            (left, job.panels().map(|panel| self.b.codes(panel).add(step * OPERAND)))
+        }
+    }
+}
+
+impl<E: Epilogue> BlockProduct for Product<'_, E> {
+    #[inline(always)]
+    fn rows(&self) -> usize {
+        self.a.rows
+    }
+
+    #[inline(always)]
+    fn steps(&self) -> usize {
+        self.a.steps
+    }
+
+    #[inline(always)]
+    fn steps_together(&self) -> usize {
+        if self.a.unit.is_tiles() { TILE_STEPS } else { self.a.steps }
+    }
+
+    #[inline(always)]
+    fn parts(&self, steps: usize) -> usize {
+        if self.a.unit.is_tiles() { steps } else { 1 }
+    }
+
+    #[inline(always)]
+    unsafe fn begin(&self, job: &Job, sums: *mut f32) {
+        if self.a.unit.is_tiles() {
             // SAFETY: the caller's promise.
-            self.done += unsafe {
-                match (self.count, self.rows - self.done) {
-                    (2, 4..) => self.few::<S, E, 4, 2>(outputs),
-                    (2, _) => self.few::<S, E, 1, 2>(outputs),
-                    _ => self.few::<S, E, 1, 1>(outputs),
-                }
-            };
+            unsafe { if job.step == 0 { tiles::clear() } else { tiles::load(sums) } }
         }
     }
 
     #[inline(always)]
-    unsafe fn few<S: Simd, E: Epilogue, const MR: usize, const NP: usize>(
-        &self,
-        outputs: &Outputs<E>,
-    ) -> usize {
-        // SAFETY: the caller's promise: `MR` rows are left.
+    unsafe fn add<S: Simd>(&self, job: &Job, part: usize) {
+        if self.a.unit.is_tiles() {
+            // SAFETY: the tiles read whole blocks, for which rows are padded.
+            unsafe {
+                let (upper, columns) = self.operands(job, job.step + part);
+                let lower = upper.add(BLOCK / 2 * self.a.stride);
+                tiles::multiply([upper, lower], self.a.stride, columns);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn end(&self, job: &Job, sums_at: *mut f32) {
+        // SAFETY: the caller's promise; without tiles there is one step, all of `k`.
         unsafe {
+            if self.a.unit.is_tiles() {
+                return tiles::store(sums_at);
+            }
+            let (left, columns) = self.operands(job, 0);
+            sums(self.a.unit, left, self.a.stride, job.rows(), columns, self.a.steps, sums_at.cast());
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn take<S: Simd, const MR: usize, const NP: usize>(
+        &self,
+        sums: *const f32,
+        row: usize,
+        panel: usize,
+    ) {
+        // SAFETY: the caller's promise; the sums are integers.
+        unsafe {
+            let sums: *const i32 = sums.cast();
             let mut columns = [S::zero(); NP];
             for p in 0..NP {
-                columns[p] = S::load(self.column_scales[p]);
+                columns[p] = S::load(self.b.scales(panel + p));
             }
             let mut values = [[S::zero(); NP]; MR];
             for i in 0..MR {
-                let row = self.done + i;
-                let scale = S::splat(*self.row_scales.add(row));
+                let scale = S::splat(*self.a.scales.add(row + i));
                 for p in 0..NP {
-                    let sum = S::load_i32(self.sums.add(row * BLOCK + p * LANES));
+                    let sum = S::load_i32(sums.add(i * BLOCK + p * LANES));
                     values[i][p] = S::mul(sum, S::mul(scale, columns[p]));
                 }
             }
-            outputs.take::<S, MR, NP>(self.row + self.done, self.panel, &values);
+            self.outputs.take::<S, MR, NP>(row, panel, &values);
         }
-        MR
     }
 }

@@ -3,7 +3,8 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::int8::{BLOCK, TILE_K};
+use super::block_walk::BLOCK;
+use super::int8::TILE_K;
 use crate::simd::LANES;
 
 /// With dot products of four signed bytes: sixteen accumulators, a row of each four, and four columns each in a

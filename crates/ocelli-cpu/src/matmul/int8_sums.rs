@@ -1,10 +1,11 @@
 //! Sums of products of 8-bit codes, a block of rows by two panels, on whatever the CPU has for them.
 //!
-//! All give the same integers. AMX has a file of its own, [`super::amx_int8`].
+//! All give the same integers. AMX has a file of its own, [`super::amx_tiles`].
 
+use super::block_walk::BLOCK;
+use super::int8::TILE_K;
 #[cfg(target_arch = "x86_64")]
 use super::int8::corrections;
-use super::int8::{BLOCK, TILE_K};
 use crate::Isa;
 use crate::simd::LANES;
 

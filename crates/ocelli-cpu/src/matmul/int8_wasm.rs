@@ -2,7 +2,8 @@
 
 use std::arch::wasm32::*;
 
-use super::int8::{BLOCK, TILE_K};
+use super::block_walk::BLOCK;
+use super::int8::TILE_K;
 use crate::simd::LANES;
 
 /// Rows of one pass.

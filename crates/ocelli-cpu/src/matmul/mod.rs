@@ -11,11 +11,14 @@ pub(crate) mod amx;
 #[cfg(all(feature = "emulate-amx", target_arch = "x86_64", target_os = "linux"))]
 mod amx_emulated;
 #[cfg(target_arch = "x86_64")]
-mod amx_int8;
+mod amx_tiles;
 #[cfg(target_arch = "x86_64")]
 mod bf16_pairs;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod bf16_rows;
+#[cfg(target_arch = "x86_64")]
+mod bf16_tiles;
+mod block_walk;
 mod blocks;
 mod epilogue;
 pub(crate) mod int8;
