@@ -105,16 +105,16 @@ impl Staging {
         rows.div_ceil(tasks).next_multiple_of(step)
     }
 
-    /// As [`Self::row_block`], for a product alone. A few hundred rows stay together as far as the second-level cache
-    /// has room for them, or the matrix would come from memory more than once.
+    /// As [`Self::row_block`], for a product alone. Up to a few hundred rows stay together as far as the second-level cache
+    /// has room for them, or the matrix would come from memory more than once; threads share its columns.
     pub(crate) fn product_block(self, weight: &Matrix, rows: usize, threads: usize) -> usize {
         let bytes = match self {
             Self::F32 => size_of::<f32>(),
+            Self::Int8(_) => size_of::<i8>(),
             #[cfg(target_arch = "x86_64")]
-            Self::Bf16(_) if !weight.is_quantized() => size_of::<bf16>(),
-            _ => return self.row_block(weight, rows, threads),
+            Self::Bf16(_) => size_of::<bf16>(),
         };
-        if !(65..=MOST_TOGETHER).contains(&rows) {
+        if rows > MOST_TOGETHER || weight.is_quantized() {
             return self.row_block(weight, rows, threads);
         }
         let most = (CACHED_BYTES / (bytes * weight.k)).clamp(64, MOST_TOGETHER);

@@ -44,7 +44,7 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    const NOTHING: Self = Self { at: std::ptr::null(), lines: 0, step: 0 };
+    pub(super) const NOTHING: Self = Self { at: std::ptr::null(), lines: 0, step: 0 };
 
     /// Some panels from `panel` on, over so many steps; they may be anywhere.
     pub(super) fn new<B>(b: Columns<B>, panel: usize, panels: usize, steps: usize) -> Self {
