@@ -20,7 +20,7 @@ pub(crate) fn linear<E: Epilogue>(isa: Isa, pool: &Pool, x: View, weight: &Matri
     let staging = Staging::of(isa, x, weight);
     let block = staging.product_block(weight, x.rows, pool.threads());
     let row_blocks = x.rows.div_ceil(block);
-    let step = staging.panel_step(x.rows);
+    let step = staging.panel_step(weight, x.rows);
     let steps = weight.panels.div_ceil(step);
     let splits = (TASKS_PER_THREAD * pool.threads()).div_ceil(row_blocks).min(steps);
     let panel = |split| weight.panels.min(steps * split / splits * step);

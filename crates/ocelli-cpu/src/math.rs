@@ -4,7 +4,7 @@
 
 use ocelli_plan::Activation;
 
-use crate::simd::Simd;
+use crate::simd::{LANES, Simd};
 use crate::view::Kind;
 
 /// `e^x`, at most 2 ULP off for x in -87..=88; below it goes to zero, above it stays at e^88.
@@ -48,6 +48,29 @@ pub(crate) unsafe fn exp2_bf16<S: Simd>(x: S::F) -> S::F {
             p = S::fma(p, r, S::splat(c));
         }
         S::scale_by_power_of_two(p, n)
+    }
+}
+
+/// The largest of `n` values in each lane, `n` a multiple of sixteen; minus infinity of none. Four chains, or each vector
+/// would wait for the one before.
+///
+/// # Safety
+/// `n` values at `x`; the CPU has `S`.
+#[inline(always)]
+pub(crate) unsafe fn largest_lanes<S: Simd>(x: *const f32, n: usize) -> S::F {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut most = [S::splat(f32::NEG_INFINITY); 4];
+        let even = n - n % (4 * LANES);
+        for c in (0..even).step_by(4 * LANES) {
+            for (i, chain) in most.iter_mut().enumerate() {
+                *chain = S::max(*chain, S::load(x.add(c + i * LANES)));
+            }
+        }
+        for c in (even..n).step_by(LANES) {
+            most[0] = S::max(most[0], S::load(x.add(c)));
+        }
+        S::max(S::max(most[0], most[1]), S::max(most[2], most[3]))
     }
 }
 
@@ -164,7 +187,7 @@ pub(crate) unsafe fn activate_rows<S: Simd, const N: usize>(
 mod tests {
     use super::*;
     use crate::Isa;
-    use crate::simd::{Kernel, LANES};
+    use crate::simd::Kernel;
 
     #[derive(Clone, Copy)]
     enum Function {

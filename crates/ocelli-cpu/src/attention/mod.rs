@@ -11,7 +11,7 @@ use ocelli_plan::Activation;
 
 use crate::Isa;
 use crate::kv_cache::{KvCache, KvHead};
-use crate::math::exp;
+use crate::math::{exp, largest_lanes};
 use crate::matmul::{Finish, Outputs, Product, Rows};
 use crate::pool::Pool;
 use crate::scratch::Scratch;
@@ -216,10 +216,7 @@ unsafe fn softmax<S: Simd>(x: *mut f32, n: usize, scale: f32) {
     // SAFETY: reads and writes `n` values.
     unsafe {
         let whole = n - n % LANES;
-        let mut max = S::splat(f32::NEG_INFINITY);
-        for c in (0..whole).step_by(LANES) {
-            max = S::max(max, S::load(x.add(c)));
-        }
+        let max = largest_lanes::<S>(x, whole);
         let tail = (whole..n).map(|c| *x.add(c)).fold(f32::NEG_INFINITY, f32::max);
         let max = S::splat(S::reduce_max(max).max(tail) * scale);
         let mut total = S::zero();

@@ -7,7 +7,7 @@ use super::plain;
 use crate::Isa;
 use crate::kv_cache::KvHead;
 use crate::kv_tiles::KvTiles;
-use crate::math::exp2_bf16;
+use crate::math::{exp2_bf16, largest_lanes};
 use crate::matmul::bf16_rows::{BfRows, BfUnit, product};
 use crate::matmul::{Epilogue, Outputs};
 use crate::pool::Pool;
@@ -183,11 +183,7 @@ unsafe fn exponentials<S: Simd>(x: *const f32, n: usize, scale: f32, to: *mut bf
     // SAFETY: reads and writes `n` values.
     unsafe {
         let whole = n - n % LANES;
-        let mut max = S::splat(f32::NEG_INFINITY);
-        for c in (0..whole).step_by(LANES) {
-            max = S::max(max, S::load(x.add(c)));
-        }
-        let mut most = S::reduce_max(max);
+        let mut most = S::reduce_max(largest_lanes::<S>(x, whole));
         for c in whole..n {
             most = most.max(*x.add(c));
         }

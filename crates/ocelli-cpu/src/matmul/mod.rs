@@ -122,8 +122,8 @@ impl Staging {
     }
 
     /// Panels that a task should have a multiple of, or its last columns run on narrow tiles.
-    pub(crate) fn panel_step(self, rows: usize) -> usize {
-        if self == Self::F32 && rows == 1 { 8 } else { 4 }
+    pub(crate) fn panel_step(self, weight: &Matrix, rows: usize) -> usize {
+        if self == Self::F32 && rows == 1 && !weight.is_quantized() { 8 } else { 4 }
     }
 
     /// f32 values of scratch that `rows` staged rows of `k` values take.
