@@ -7,7 +7,7 @@ use half::bf16;
 
 use super::amx_tiles::{self as tiles, Operand, TILE, Tiles};
 use super::bf16_rows::{BfRows, TILE_K};
-use super::block_walk::{BLOCK, BlockProduct, Job, walk};
+use super::block_walk::{BLOCK, BlockProduct, Extent, Job, walk};
 use super::epilogue::{Epilogue, Outputs};
 use super::tile::Columns;
 use crate::buffer::CACHE_LINE;
@@ -16,7 +16,7 @@ use crate::simd::{Kernel, LANES, Simd};
 
 /// Bytes of the next panels that are asked for at each operand tile: few enough that the tiles' own loads do not wait.
 const AHEAD: usize = 4 * CACHE_LINE;
-/// Operand tiles of two panels that all rows go through before the next: these stay in the first-level cache.
+/// Operand tiles of two panels that stay in the first-level cache.
 const TILE_STEPS: usize = 16;
 
 /// The product of all rows with some panels, two at a time; a last one alone is computed twice.
@@ -40,7 +40,8 @@ impl<E: Epilogue> Kernel for Product<'_, E> {
             if self.a.rows <= TILE {
                 narrow::<S, E>(&self);
             } else {
-                walk::<S, E>(&self, &self.outputs);
+                let extent = Extent { rows: self.a.rows, steps: self.a.steps, steps_together: TILE_STEPS };
+                walk::<S, E>(&self, &self.outputs, extent);
             }
         }
     }
@@ -61,21 +62,6 @@ impl<E: Epilogue> Product<'_, E> {
 }
 
 impl<E: Epilogue> BlockProduct for Product<'_, E> {
-    #[inline(always)]
-    fn rows(&self) -> usize {
-        self.a.rows
-    }
-
-    #[inline(always)]
-    fn steps(&self) -> usize {
-        self.a.steps
-    }
-
-    #[inline(always)]
-    fn steps_together(&self) -> usize {
-        TILE_STEPS
-    }
-
     #[inline(always)]
     fn parts(&self, steps: usize) -> usize {
         steps

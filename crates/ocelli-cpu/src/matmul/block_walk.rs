@@ -10,17 +10,18 @@ use crate::simd::Simd;
 /// Rows, and columns, of one block of sums.
 pub(super) const BLOCK: usize = 32;
 
+/// How large a product is.
+pub(super) struct Extent {
+    /// Rows of the left factor.
+    pub(super) rows: usize,
+    /// Operand tiles of a row.
+    pub(super) steps: usize,
+    /// Operand tiles of two panels that all rows go through before the next: these stay in the first-level cache.
+    pub(super) steps_together: usize,
+}
+
 /// What computes the sums of blocks. A sum takes four bytes.
 pub(super) trait BlockProduct {
-    /// Rows of the left factor.
-    fn rows(&self) -> usize;
-
-    /// Operand tiles of a row.
-    fn steps(&self) -> usize;
-
-    /// Operand tiles of two panels that all rows go through before the next: these stay in the first-level cache.
-    fn steps_together(&self) -> usize;
-
     /// Parts of `steps` operand tiles, between which the epilogue of the block before may run.
     fn parts(&self, steps: usize) -> usize;
 
@@ -57,8 +58,12 @@ pub(super) trait BlockProduct {
 /// # Safety
 /// Rows and panels are readable, the epilogue may write its outputs, the CPU has `S` and what the product takes.
 #[inline(always)]
-pub(super) unsafe fn walk<S: Simd, E: Epilogue>(product: &impl BlockProduct, outputs: &Outputs<E>) {
-    let mut job = Job::first(product, outputs.panels.clone());
+pub(super) unsafe fn walk<S: Simd, E: Epilogue>(
+    product: &impl BlockProduct,
+    outputs: &Outputs<E>,
+    extent: Extent,
+) {
+    let mut job = Job::first(extent, outputs.panels.clone());
     let mut memory = Scratch::take(job.slots * BLOCK * BLOCK);
     let mut before = Finished::nothing();
     // SAFETY: the caller's promise; a block has its slot until it is taken.
@@ -111,8 +116,8 @@ pub(super) struct Job {
 }
 
 impl Job {
-    fn first(product: &impl BlockProduct, panels: std::ops::Range<usize>) -> Self {
-        let (all_rows, all_steps, most) = (product.rows(), product.steps(), product.steps_together());
+    fn first(extent: Extent, panels: std::ops::Range<usize>) -> Self {
+        let Extent { rows: all_rows, steps: all_steps, steps_together: most } = extent;
         // Sums of a block are taken while those of the next are made; when `k` is cut, all blocks wait for its end.
         let slots = if all_steps <= most { 2 } else { all_rows.div_ceil(BLOCK) + 1 };
         Self {

@@ -12,7 +12,7 @@
 use half::bf16;
 use ocelli_plan::BlockFormat;
 
-use super::block_walk::{BLOCK, BlockProduct, Job, walk};
+use super::block_walk::{BLOCK, BlockProduct, Extent, Job, walk};
 use super::epilogue::{Epilogue, Outputs};
 use super::int8_sums::{Unit, sums};
 use super::rows_together;
@@ -359,10 +359,12 @@ impl<E: Epilogue> Kernel for Product<'_, E> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
+        let Rows8 { rows, steps, unit, .. } = self.a;
+        let steps_together = if unit.is_tiles() { TILE_STEPS } else { steps };
         // SAFETY: the caller's promise.
         unsafe {
-            let _tiles = if self.a.unit.is_tiles() { Some(tiles::configure()) } else { None };
-            walk::<S, E>(&self, &self.outputs);
+            let _tiles = if unit.is_tiles() { Some(tiles::configure()) } else { None };
+            walk::<S, E>(&self, &self.outputs, Extent { rows, steps, steps_together });
         }
     }
 }
@@ -383,21 +385,6 @@ impl<E: Epilogue> Product<'_, E> {
 }
 
 impl<E: Epilogue> BlockProduct for Product<'_, E> {
-    #[inline(always)]
-    fn rows(&self) -> usize {
-        self.a.rows
-    }
-
-    #[inline(always)]
-    fn steps(&self) -> usize {
-        self.a.steps
-    }
-
-    #[inline(always)]
-    fn steps_together(&self) -> usize {
-        if self.a.unit.is_tiles() { TILE_STEPS } else { self.a.steps }
-    }
-
     #[inline(always)]
     fn parts(&self, steps: usize) -> usize {
         if self.a.unit.is_tiles() { steps } else { 1 }
