@@ -15,7 +15,7 @@ use ocelli_plan::Activation;
 
 use crate::Isa;
 use crate::math::activate_rows;
-use crate::pool::Pool;
+use crate::pool::{CHUNKS_PER_THREAD, Pool};
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::view::{Kind, View};
@@ -24,8 +24,6 @@ use crate::view::{Kind, View};
 const VECTORS: usize = 2;
 /// Channels of a task.
 const CHANNELS: usize = VECTORS * LANES;
-/// Tasks that each thread should get, so that none is idle for long at the end.
-const TASKS_PER_THREAD: usize = 4;
 /// Least output rows of a task: the `kernel - 1` rows that two bands share are read twice.
 const LEAST_ROWS: usize = 16;
 /// Output rows before the one that reads or writes it, at which a row is asked for.
@@ -64,7 +62,7 @@ impl Depthwise<'_> {
 
 pub(crate) fn depthwise(isa: Isa, pool: &Pool, conv: &Depthwise<'_>) {
     let blocks = conv.out.cols.div_ceil(CHANNELS);
-    let bands = (TASKS_PER_THREAD * pool.threads()).div_ceil(blocks);
+    let bands = (CHUNKS_PER_THREAD * pool.threads()).div_ceil(blocks);
     let rows = conv.out_height().div_ceil(bands).max(LEAST_ROWS);
     // Small kernels wait for memory, and would lose accuracy for nothing.
     let pairs = conv.kernel == [7, 7] && conv.x.kind == Kind::Bf16 && multiplies_pairs(isa);
@@ -77,10 +75,11 @@ pub(crate) fn depthwise(isa: Isa, pool: &Pool, conv: &Depthwise<'_>) {
 
 /// Whether pairs of bf16 are multiplied quicker than f32. CPUs with AMX compute them half as quick.
 fn multiplies_pairs(isa: Isa) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return isa == Isa::Avx512Bf16;
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 => true,
+        _ => false,
+    }
 }
 
 /// Output rows of 32 channels, or of as many as there are.
@@ -88,6 +87,7 @@ fn multiplies_pairs(isa: Isa) -> bool {
 struct Band<'a, 'b> {
     conv: &'a Depthwise<'b>,
     /// Whether pairs of bf16 are multiplied.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86-64 multiplies in bf16"))]
     pairs: bool,
     first_row: usize,
     rows: usize,
@@ -344,6 +344,7 @@ impl Ring {
 /// A row that is written vector by vector. Of pairs, the second comes a vector after the first.
 struct Line<S: Simd, const PAIRS: bool> {
     at: *mut f32,
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86-64 multiplies in bf16"))]
     before: S::F,
 }
 

@@ -5,13 +5,11 @@ use ocelli_plan::Activation;
 use crate::Isa;
 use crate::matmul::{Epilogue, Finish, GateUp, Outputs, Staging, multiply, multiply_whole};
 use crate::pack::Matrix;
-use crate::pool::Pool;
+use crate::pool::{CHUNKS_PER_THREAD, Pool};
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd};
 use crate::view::View;
 
-/// Tasks for each thread: enough that one slow task does not leave the others waiting.
-const TASKS_PER_THREAD: usize = 4;
 /// With fewer rows for each thread, threads share the columns.
 const ROWS_PER_THREAD: usize = 64;
 
@@ -22,7 +20,7 @@ pub(crate) fn linear<E: Epilogue>(isa: Isa, pool: &Pool, x: View, weight: &Matri
     let row_blocks = x.rows.div_ceil(block);
     let step = staging.panel_step(weight, x.rows);
     let steps = weight.panels.div_ceil(step);
-    let splits = (TASKS_PER_THREAD * pool.threads()).div_ceil(row_blocks).min(steps);
+    let splits = (CHUNKS_PER_THREAD * pool.threads()).div_ceil(row_blocks).min(steps);
     let panel = |split| weight.panels.min(steps * split / splits * step);
     pool.run(row_blocks * splits, &|task| {
         let (first, split) = (task / splits * block, task % splits);

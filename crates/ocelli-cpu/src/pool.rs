@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// Between two ops of one token a worker stays awake; after this it sleeps.
 const SPIN: Duration = Duration::from_micros(100);
+/// Chunks that a kernel makes for each thread: enough that one slow chunk does not leave the others waiting.
+pub(crate) const CHUNKS_PER_THREAD: usize = 4;
 
 thread_local! {
     /// Whether this thread is inside of a chunk.

@@ -50,39 +50,31 @@ impl Drop for Tiles {
     }
 }
 
-/// Sums of a block become zero.
+/// Sums of a block become zero, or what is in memory.
 ///
 /// # Safety
-/// Tiles are configured.
+/// Tiles are configured, a block is at `sums` if they are not `fresh`.
 #[inline(always)]
-pub(super) unsafe fn clear() {
+pub(super) unsafe fn begin(fresh: bool, sums: *const f32) {
     // SAFETY: the caller's promise; the assembly uses the registers that it names.
     unsafe {
-        asm!(
-            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            options(nomem, nostack, preserves_flags)
-        );
-    }
-}
-
-/// Sums of a block from memory.
-///
-/// # Safety
-/// Tiles are configured, a block is at `sums`.
-#[inline(always)]
-pub(super) unsafe fn load(sums: *const f32) {
-    // SAFETY: as above.
-    unsafe {
-        asm!(
-            "tileloadd tmm0, [{c} + {s}*1]",
-            "tileloadd tmm1, [{c} + {s}*1 + 64]",
-            "tileloadd tmm2, [{d} + {s}*1]",
-            "tileloadd tmm3, [{d} + {s}*1 + 64]",
-            c = in(reg) sums, d = in(reg) sums.add(TILE * BLOCK), s = in(reg) 4 * BLOCK,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            options(readonly, nostack, preserves_flags)
-        );
+        if fresh {
+            asm!(
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                options(nomem, nostack, preserves_flags)
+            );
+        } else {
+            asm!(
+                "tileloadd tmm0, [{c} + {s}*1]",
+                "tileloadd tmm1, [{c} + {s}*1 + 64]",
+                "tileloadd tmm2, [{d} + {s}*1]",
+                "tileloadd tmm3, [{d} + {s}*1 + 64]",
+                c = in(reg) sums, d = in(reg) sums.add(TILE * BLOCK), s = in(reg) 4 * BLOCK,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                options(readonly, nostack, preserves_flags)
+            );
+        }
     }
 }
 

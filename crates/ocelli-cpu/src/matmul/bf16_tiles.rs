@@ -70,7 +70,7 @@ impl<E: Epilogue> BlockProduct for Product<'_, E> {
     #[inline(always)]
     unsafe fn begin(&self, job: &Job, sums: *mut f32) {
         // SAFETY: the caller's promise.
-        unsafe { if job.step == 0 { tiles::clear() } else { tiles::load(sums) } }
+        unsafe { tiles::begin(job.step == 0, sums) }
     }
 
     #[inline(always)]

@@ -36,7 +36,7 @@ pub(crate) const MOST_K: usize = 1 << 16;
 #[cfg(target_arch = "x86_64")]
 mod tiles {
     use super::super::amx_tiles::{self, Operand, TILE, Tiles};
-    pub(super) use super::super::amx_tiles::{clear, load, store};
+    pub(super) use super::super::amx_tiles::{begin, store};
 
     /// Tiles of sixteen rows while the value lives.
     ///
@@ -63,8 +63,7 @@ mod tiles {
 #[cfg(not(target_arch = "x86_64"))]
 mod tiles {
     pub(super) unsafe fn configure() {}
-    pub(super) unsafe fn clear() {}
-    pub(super) unsafe fn load(_sums: *const f32) {}
+    pub(super) unsafe fn begin(_fresh: bool, _sums: *const f32) {}
     pub(super) unsafe fn store(_sums: *mut f32) {}
     pub(super) unsafe fn multiply(_rows: [*const i8; 2], _stride: usize, _columns: [*const i8; 2]) {}
 }
@@ -394,7 +393,7 @@ impl<E: Epilogue> BlockProduct for Product<'_, E> {
     unsafe fn begin(&self, job: &Job, sums: *mut f32) {
         if self.a.unit.is_tiles() {
             // SAFETY: the caller's promise.
-            unsafe { if job.step == 0 { tiles::clear() } else { tiles::load(sums) } }
+            unsafe { tiles::begin(job.step == 0, sums) }
         }
     }
 
