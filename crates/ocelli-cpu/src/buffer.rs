@@ -5,10 +5,10 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 /// Large buffers start at a multiple of this, so that the kernel can back them with huge pages.
-const HUGE_PAGE: usize = 2 << 20;
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
 /// Every buffer starts at a multiple of this.
 pub(crate) const CACHE_LINE: usize = 64;
 
@@ -22,6 +22,10 @@ pub(crate) struct Buffer {
 /// Whose memory it is.
 enum Owner {
     Heap(Layout),
+    /// Pages of its own.
+    Pages {
+        _map: MmapMut,
+    },
     /// Read only.
     File {
         _map: Arc<Mmap>,
@@ -39,14 +43,27 @@ impl Buffer {
     /// # Panics
     /// When `bytes` is beyond the address space. Running out of memory ends the process, as for `Vec`.
     pub(crate) fn zeroed(bytes: usize) -> Self {
-        let align = if bytes >= HUGE_PAGE { HUGE_PAGE } else { CACHE_LINE };
+        let pages = if bytes < HUGE_PAGE { None } else { Self::pages(bytes) };
+        if let Some(buffer) = pages {
+            return buffer;
+        }
         let layout =
-            Layout::from_size_align(bytes.max(1), align).expect("buffer size fits the address space");
+            Layout::from_size_align(bytes.max(1), CACHE_LINE).expect("buffer size fits the address space");
         // SAFETY: the layout's size is not zero.
         let at = unsafe { alloc_zeroed(layout) };
         let Some(at) = NonNull::new(at) else { handle_alloc_error(layout) };
-        advise_huge_pages(at, layout.size());
         Self { at, len: layout.size(), owner: Owner::Heap(layout) }
+    }
+
+    /// Fresh pages, which are huge where the system has them: an allocator writes the zeros of an aligned block before
+    /// anybody can ask for them.
+    fn pages(bytes: usize) -> Option<Self> {
+        let mut map = MmapMut::map_anon(bytes.checked_add(HUGE_PAGE)?).ok()?;
+        let start = map.as_ptr().align_offset(HUGE_PAGE);
+        let at = NonNull::from(map.get_mut(start..start + bytes)?).cast();
+        // Not the rest, which would take a whole one.
+        advise_huge_pages(at, bytes / HUGE_PAGE * HUGE_PAGE);
+        Some(Self { at, len: bytes, owner: Owner::Pages { _map: map } })
     }
 
     /// Part of a mapped file; `None` when it is not in the file or not aligned to a cache line.
@@ -73,7 +90,7 @@ impl Buffer {
     /// # Panics
     /// When it is part of a file.
     pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
-        assert!(matches!(self.owner, Owner::Heap(_)), "a mapped file is not written");
+        assert!(!matches!(self.owner, Owner::File { .. }), "a mapped file is not written");
         self.at.as_ptr()
     }
 }
@@ -87,13 +104,12 @@ impl Drop for Buffer {
     }
 }
 
+/// Ask for huge pages in a range that belongs to the caller.
 #[cfg(target_os = "linux")]
-fn advise_huge_pages(at: NonNull<u8>, bytes: usize) {
-    if bytes >= HUGE_PAGE {
-        // SAFETY: the range is ours; the advice changes no contents. Refusal costs only speed.
-        unsafe { libc::madvise(at.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
-    }
+pub(crate) fn advise_huge_pages(at: NonNull<u8>, bytes: usize) {
+    // SAFETY: the range is ours; the advice changes no contents. Refusal costs only speed.
+    unsafe { libc::madvise(at.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
 }
 
 #[cfg(not(target_os = "linux"))]
-fn advise_huge_pages(_at: NonNull<u8>, _bytes: usize) {}
+pub(crate) fn advise_huge_pages(_at: NonNull<u8>, _bytes: usize) {}

@@ -1,10 +1,11 @@
 //! Packed matrices in a file that is mapped on the next start, so that nothing is packed twice.
 //!
-//! The file (little endian): a header of one page, the matrices, each at a multiple of a page, and a table of them.
+//! The file (little endian): a header of one page, the matrices, each at a multiple of a page, large ones of a huge page
+//! (what lies between is a hole), and a table of them.
 //!
 //! | header bytes | what |
 //! |---|---|
-//! | 0..8 | `OcelPak2`; the last digit grows when any layout changes |
+//! | 0..8 | `OcelPak3`; the last digit grows when any layout changes |
 //! | 8..16 | key: what was packed, for the caller to choose |
 //! | 16..24, 24..32 | where the table begins, and its bytes |
 //! | 32..40 | checksum of the table |
@@ -18,13 +19,14 @@ use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use memmap2::Mmap;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, HUGE_PAGE, advise_huge_pages};
 
-const MAGIC: &[u8; 8] = b"OcelPak2";
+const MAGIC: &[u8; 8] = b"OcelPak3";
 const PAGE: usize = 4096;
 
 /// A mapped file of packed matrices.
@@ -44,6 +46,7 @@ impl PackedFile {
         if map.get(..8)? != MAGIC || number(8)? != key {
             return None;
         }
+        advise_huge_pages(NonNull::from(&map[..]).cast(), map.len());
         let (at, len) = (usize::try_from(number(16)?).ok()?, usize::try_from(number(24)?).ok()?);
         let table = map.get(at..at.checked_add(len)?)?;
         if checksum(table) != number(32)? {
@@ -112,18 +115,18 @@ fn write_to<'a>(
 ) -> std::io::Result<()> {
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
     let mut at = PAGE;
-    file.write_all(&[0; PAGE])?;
     let mut table = Vec::new();
     for (name, bytes) in matrices {
+        let page = if bytes.len() < HUGE_PAGE { PAGE } else { HUGE_PAGE };
+        at = at.next_multiple_of(page);
+        file.seek(SeekFrom::Start(at as u64))?;
         table.extend((name.len() as u32).to_le_bytes());
         table.extend(name.as_bytes());
         for number in [at as u64, bytes.len() as u64, ends_checksum(bytes)] {
             table.extend(number.to_le_bytes());
         }
         file.write_all(bytes)?;
-        let padding = bytes.len().next_multiple_of(PAGE) - bytes.len();
-        file.write_all(&[0; PAGE][..padding])?;
-        at += bytes.len() + padding;
+        at += bytes.len();
     }
     file.write_all(&table)?;
     file.seek(SeekFrom::Start(0))?;
