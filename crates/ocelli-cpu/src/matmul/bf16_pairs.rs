@@ -8,7 +8,7 @@ use half::bf16;
 
 use super::bf16_rows::{BfRows, TILE_K};
 use super::epilogue::{Epilogue, Outputs};
-use super::tile::{Ahead, Columns, PREFETCH_BYTES};
+use super::tile::{Ahead, Columns, PREFETCH_BYTES, Source};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Rows of a tile.
@@ -20,6 +20,7 @@ const LINE: usize = 2 * LANES;
 pub(super) struct Product<'a, E> {
     pub(super) a: BfRows,
     pub(super) b: Columns<bf16>,
+    pub(super) source: Source,
     pub(super) outputs: Outputs<'a, E>,
 }
 
@@ -28,20 +29,20 @@ impl<E: Epilogue> Kernel for Product<'_, E> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { a, b, outputs } = self;
+        let Self { a, b, source, outputs } = self;
         let (mut panel, end) = (outputs.panels.start, outputs.panels.end);
         // SAFETY: the caller's promise, for each part.
         unsafe {
             while panel + 4 <= end {
-                row_tiles::<S, E, 4>(a, b, panel, &outputs);
+                row_tiles::<S, E, 4>(a, b, source, panel, &outputs);
                 panel += 4;
             }
             while panel + 2 <= end {
-                row_tiles::<S, E, 2>(a, b, panel, &outputs);
+                row_tiles::<S, E, 2>(a, b, source, panel, &outputs);
                 panel += 2;
             }
             if E::GROUP == 1 && panel < end {
-                row_tiles::<S, E, 1>(a, b, panel, &outputs);
+                row_tiles::<S, E, 1>(a, b, source, panel, &outputs);
             }
         }
     }
@@ -52,10 +53,11 @@ impl<E: Epilogue> Kernel for Product<'_, E> {
 unsafe fn row_tiles<S: Simd, E: Epilogue, const NP: usize>(
     a: BfRows,
     b: Columns<bf16>,
+    source: Source,
     panel: usize,
     outputs: &Outputs<E>,
 ) {
-    let ahead = Ahead::new(b, panel + NP, NP, a.rows.div_ceil(ROWS) * a.steps);
+    let ahead = Ahead::new(source, panel + NP, NP, a.rows.div_ceil(ROWS) * a.steps);
     let mut r = 0;
     while r < a.rows {
         // SAFETY: the tile's rows are among `a.rows`.

@@ -8,7 +8,7 @@ use half::bf16;
 
 use super::block_walk::BLOCK;
 use super::epilogue::{Epilogue, Outputs};
-use super::tile::Columns;
+use super::tile::{Columns, Source};
 use super::{bf16_pairs, bf16_tiles};
 use crate::Isa;
 use crate::simd::{LANES, Simd};
@@ -145,6 +145,21 @@ impl BfRows {
 /// staged for.
 #[inline(always)]
 pub(crate) unsafe fn product<S: Simd, E: Epilogue>(a: BfRows, b: Columns<bf16>, outputs: Outputs<E>) {
+    // SAFETY: the caller's promise.
+    unsafe { product_from::<S, E>(a, b, b.source(), outputs) }
+}
+
+/// The same with panels that come from somewhere: the next ones are asked for there.
+///
+/// # Safety
+/// As for [`product`].
+#[inline(always)]
+pub(super) unsafe fn product_from<S: Simd, E: Epilogue>(
+    a: BfRows,
+    b: Columns<bf16>,
+    source: Source,
+    outputs: Outputs<E>,
+) {
     if !S::BF16_PRODUCTS {
         unreachable!("rows are staged in bf16 for CPUs that multiply it");
     }
@@ -152,7 +167,7 @@ pub(crate) unsafe fn product<S: Simd, E: Epilogue>(a: BfRows, b: Columns<bf16>, 
     unsafe {
         match a.unit {
             BfUnit::Tiles => S::call(bf16_tiles::Product { a, b, outputs }),
-            BfUnit::Pairs => S::call(bf16_pairs::Product { a, b, outputs }),
+            BfUnit::Pairs => S::call(bf16_pairs::Product { a, b, source, outputs }),
         }
     }
 }

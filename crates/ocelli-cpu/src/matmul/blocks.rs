@@ -17,10 +17,12 @@ use half::f16;
 use ocelli_plan::BlockFormat;
 
 use super::Left;
-#[cfg(target_arch = "x86_64")]
-use super::bf16_rows::{self, BfRows};
 use super::epilogue::{Epilogue, Outputs};
-use super::tile::{Rows, rank_one};
+#[cfg(target_arch = "x86_64")]
+use super::expanded::{self, Encoded};
+#[cfg(target_arch = "x86_64")]
+use super::tile::Source;
+use super::tile::{RowAhead, Rows, rank_one};
 use crate::buffer::CACHE_LINE;
 use crate::simd::{Kernel, LANES, Simd};
 
@@ -51,12 +53,18 @@ impl<C: Codes> Blocks<C> {
             (codes, codes.add(self.groups * C::BYTES).cast())
         }
     }
+}
 
-    /// Write a panel in bf16, pairs of `k` interleaved.
-    ///
-    /// # Safety
-    /// The panel exists; room for its values at `to`; the CPU has `S`.
-    #[cfg(target_arch = "x86_64")]
+#[cfg(target_arch = "x86_64")]
+impl<C: Codes> Encoded for Blocks<C> {
+    fn panel_len(self) -> usize {
+        self.groups * GROUP * LANES
+    }
+
+    fn source(self) -> Source {
+        Source { at: self.at, panel_bytes: self.panel_stride, first: 0 }
+    }
+
     #[inline(always)]
     unsafe fn expand<S: Simd>(self, panel: usize, to: *mut half::bf16) {
         // SAFETY: the caller's promise.
@@ -74,6 +82,9 @@ impl<C: Codes> Blocks<C> {
 pub(crate) trait Codes: Copy + 'static {
     /// Bytes of one group of sixteen columns.
     const BYTES: usize;
+    /// Panels of a tile of one row: 2, or 4. Each is a stream from memory, of which two bring more than four; but the
+    /// fewer bytes a value, the more values must be under way.
+    const ROW_PANELS: usize;
 
     /// Add `MR` rows times one group of `NP` panels, without its scales.
     ///
@@ -104,6 +115,7 @@ pub(crate) struct Q4;
 
 impl Codes for Q8 {
     const BYTES: usize = GROUP * LANES;
+    const ROW_PANELS: usize = 2;
 
     #[inline(always)]
     unsafe fn add_group<S: Simd, const MR: usize, const NP: usize>(
@@ -139,6 +151,7 @@ impl Codes for Q8 {
 
 impl Codes for Q4 {
     const BYTES: usize = GROUP / 2 * LANES;
+    const ROW_PANELS: usize = 4;
 
     #[inline(always)]
     unsafe fn add_group<S: Simd, const MR: usize, const NP: usize>(
@@ -223,7 +236,7 @@ pub(super) unsafe fn multiply<S: Simd, C: Codes, E: Epilogue>(left: Left, b: Blo
         match left {
             Left::F32(a) => S::call(Product { a, b, outputs }),
             #[cfg(target_arch = "x86_64")]
-            Left::Bf16(a) => S::call(Bf16Product { a, b, outputs }),
+            Left::Bf16(a) => S::call(expanded::Product { a, b, outputs }),
             Left::Int8(_) => unreachable!("rows are staged for their weight"),
         }
     }
@@ -248,7 +261,7 @@ impl<C: Codes, E: Epilogue> Kernel for Product<'_, C, E> {
         // SAFETY: the caller's promise, for each part.
         unsafe {
             // One row is bound by memory: several panels at once hide the latency of the chain.
-            while a.rows == 1 && panel + 4 <= end {
+            while C::ROW_PANELS == 4 && a.rows == 1 && panel + 4 <= end {
                 tile::<S, C, E, 1, 4>(a, b, 0, panel, &outputs);
                 panel += 4;
             }
@@ -306,15 +319,17 @@ unsafe fn tile<S: Simd, C: Codes, E: Epilogue, const MR: usize, const NP: usize>
         for p in 0..NP {
             (codes[p], scales[p]) = b.panel(panel + p);
         }
+        let ahead = RowAhead::new(b.groups, C::BYTES, NP, b.panel_stride);
         for group in 0..b.groups {
             if MR == 1 {
                 // Panels are short: hardware has hardly found their streams when they end.
                 for p in 0..NP {
-                    let next = NP * b.panel_stride;
+                    let next = codes[p].wrapping_add(ahead.from(group, C::BYTES));
                     for line in (0..C::BYTES).step_by(CACHE_LINE) {
-                        S::prefetch(codes[p].wrapping_add(next + line));
+                        S::prefetch_near(next.wrapping_add(line));
                     }
-                    S::prefetch(scales[p].cast::<u8>().wrapping_add(next));
+                    let next = ahead.from(group, LANES * size_of::<f16>());
+                    S::prefetch_near(scales[p].cast::<u8>().wrapping_add(next));
                 }
             }
             let mut part = [[S::zero(); NP]; MR];
@@ -331,42 +346,4 @@ unsafe fn tile<S: Simd, C: Codes, E: Epilogue, const MR: usize, const NP: usize>
         outputs.take::<S, MR, NP>(r, panel, &sums);
     }
     MR
-}
-
-/// The same in bf16, a few panels at a time. To run it, the CPU has the unit that the rows were staged for.
-#[cfg(target_arch = "x86_64")]
-struct Bf16Product<'a, C, E> {
-    a: BfRows,
-    b: Blocks<C>,
-    outputs: Outputs<'a, E>,
-}
-
-#[cfg(target_arch = "x86_64")]
-impl<C: Codes, E: Epilogue> Kernel for Bf16Product<'_, C, E> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        let Self { a, b, outputs } = self;
-        let panel_len = b.groups * GROUP * LANES;
-        let together = a.panels_together();
-        let mut memory = crate::scratch::Scratch::take((together * panel_len).div_ceil(2));
-        let expanded: *mut half::bf16 = memory.as_mut_ptr().cast();
-        for first in outputs.panels.clone().step_by(together) {
-            let panels = first..outputs.panels.end.min(first + together);
-            // SAFETY: the caller's promise; the scratch holds these panels in bf16.
-            unsafe {
-                for panel in panels.clone() {
-                    b.expand::<S>(panel, expanded.add((panel - first) * panel_len));
-                }
-                let columns = super::Columns {
-                    at: expanded.cast_const(),
-                    panel_stride: panel_len,
-                    k_stride: LANES,
-                    first,
-                };
-                bf16_rows::product::<S, E>(a, columns, Outputs { panels, ..outputs });
-            }
-        }
-    }
 }

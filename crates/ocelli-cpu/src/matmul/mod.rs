@@ -21,6 +21,8 @@ mod bf16_tiles;
 mod block_walk;
 mod blocks;
 mod epilogue;
+#[cfg(target_arch = "x86_64")]
+mod expanded;
 pub(crate) mod int8;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod int8_neon;

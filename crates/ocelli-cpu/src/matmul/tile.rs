@@ -33,6 +33,22 @@ pub(crate) struct Columns<B> {
     pub(crate) first: usize,
 }
 
+/// Where panels come from: where they lie, or the codes that they are expanded from.
+#[derive(Clone, Copy)]
+pub(super) struct Source {
+    pub(super) at: *const u8,
+    pub(super) panel_bytes: usize,
+    /// Number of the panel at `at`.
+    pub(super) first: usize,
+}
+
+impl<B> Columns<B> {
+    pub(super) fn source(self) -> Source {
+        let panel_bytes = self.panel_stride * size_of::<B>();
+        Source { at: self.at.cast(), panel_bytes, first: self.first }
+    }
+}
+
 /// Panels that will be wanted next, asked for a little at each step of the tiles before them: the first tile that needs
 /// them would wait for memory otherwise.
 #[derive(Clone, Copy)]
@@ -47,10 +63,10 @@ impl Ahead {
     pub(super) const NOTHING: Self = Self { at: std::ptr::null(), lines: 0, step: 0 };
 
     /// Some panels from `panel` on, over so many steps; they may be anywhere.
-    pub(super) fn new<B>(b: Columns<B>, panel: usize, panels: usize, steps: usize) -> Self {
-        let at = b.at.wrapping_add((panel - b.first) * b.panel_stride);
-        let lines = (panels * b.panel_stride * size_of::<B>()).div_ceil(CACHE_LINE);
-        Self { at: at.cast(), lines, step: lines.div_ceil(steps.max(1)) }
+    pub(super) fn new(from: Source, panel: usize, panels: usize, steps: usize) -> Self {
+        let at = from.at.wrapping_add((panel - from.first) * from.panel_bytes);
+        let lines = (panels * from.panel_bytes).div_ceil(CACHE_LINE);
+        Self { at, lines, step: lines.div_ceil(steps.max(1)) }
     }
 
     /// Ask for what belongs to a step.
@@ -63,6 +79,38 @@ impl Ahead {
         for line in first..self.lines.min(first + self.step) {
             // SAFETY: the caller's promise.
             unsafe { S::prefetch(self.at.wrapping_add(line * CACHE_LINE)) };
+        }
+    }
+}
+
+/// Where a single row asks for the codes that it will read: so many bytes on in the order in which it reads them, some
+/// panels at a time, group after group. More would not fit what a core may have under way, less would not fill it.
+#[derive(Clone, Copy)]
+pub(super) struct RowAhead {
+    /// Groups of a panel.
+    groups: usize,
+    /// How many groups on.
+    ahead: usize,
+    /// Bytes to the panels after these.
+    next_panels: usize,
+}
+
+impl RowAhead {
+    /// Of all panels that are read at a time.
+    const BYTES: usize = 8192;
+
+    pub(super) fn new(groups: usize, group_bytes: usize, panels: usize, panel_stride: usize) -> Self {
+        let ahead = Self::BYTES / (panels * group_bytes);
+        Self { groups, ahead: ahead.min(groups), next_panels: panels * panel_stride }
+    }
+
+    /// Bytes to it from this group of a panel, where groups lie so far apart.
+    #[inline(always)]
+    pub(super) fn from(self, group: usize, group_stride: usize) -> usize {
+        if group + self.ahead < self.groups {
+            self.ahead * group_stride
+        } else {
+            self.next_panels - (self.groups - self.ahead) * group_stride
         }
     }
 }
@@ -169,7 +217,7 @@ unsafe fn row_tiles<S: Simd, B: Panel, E: Epilogue, const NP: usize>(
     outputs: &Outputs<E>,
 ) {
     let tiles = a.rows.div_ceil(S::TILE_ROWS);
-    let ahead = Ahead::new(b, panel + NP, NP, tiles * (a.k / B::STEP).div_ceil(ASK_STEPS));
+    let ahead = Ahead::new(b.source(), panel + NP, NP, tiles * (a.k / B::STEP).div_ceil(ASK_STEPS));
     let mut r = 0;
     while r < a.rows {
         // SAFETY: the tile's rows are among `a.rows`.

@@ -139,6 +139,12 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     /// Ask for a cache line that will be read soon, wherever the pointer points.
     #[inline(always)]
     unsafe fn prefetch(_p: *const u8) {}
+    /// The same into the first-level cache: for what is read once, and soon enough.
+    #[inline(always)]
+    unsafe fn prefetch_near(p: *const u8) {
+        // SAFETY: the caller's promise.
+        unsafe { Self::prefetch(p) }
+    }
     /// Sixteen f16 values, exactly.
     #[inline(always)]
     unsafe fn load_f16(p: *const f16) -> Self::F {
