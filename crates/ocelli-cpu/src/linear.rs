@@ -87,9 +87,9 @@ pub(crate) fn mlp(isa: Isa, pool: &Pool, parts: &MlpParts<'_>) {
     let rows = parts.x.rows;
     let staging = Staging::of(isa, parts.x, parts.fc2);
     let block = staging.row_block(parts.fc2, rows, pool.threads());
-    let quantized = parts.fc1.is_quantized() || parts.fc2.is_quantized();
+    let encoded = parts.fc1.is_encoded() || parts.fc2.is_encoded();
     let alike = staging == Staging::of(isa, parts.x, parts.fc1);
-    if alike && !quantized && rows >= ROWS_PER_THREAD * pool.threads() {
+    if alike && !encoded && rows >= ROWS_PER_THREAD * pool.threads() {
         return pool.run(rows.div_ceil(block), &|task| {
             let first = task * block;
             isa.dispatch(MlpTask { staging, parts, first, rows: block.min(rows - first) });

@@ -2,7 +2,8 @@
 //!
 //! A matrix `[n, k]` becomes panels of sixteen outputs. In f32 a panel is `[k][16]`; in bf16 pairs of
 //! `k` are interleaved, `[k / 2][16][2]`: the operand layout of the bf16 matrix instructions, which
-//! AVX-512 and AVX2 unpack with a shift and a mask. A quantized matrix keeps its codes, see
+//! AVX-512 and AVX2 unpack with a shift and a mask. A network that decodes has its bf16 in twelve bits
+//! where kernels read that, see [`crate::matmul::compact`]. A quantized matrix keeps its codes, see
 //! [`crate::matmul::Blocks`] and [`crate::matmul::int8`].
 
 use std::collections::HashMap;
@@ -12,10 +13,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use half::{bf16, f16};
-use ocelli_plan::{BlockFormat, DType, Plan, WeightDecl, WeightError, WeightLayout, WeightSource};
+use ocelli_plan::{BlockFormat, DType, Op, Plan, WeightDecl, WeightError, WeightLayout, WeightSource};
 
+use crate::Isa;
 use crate::buffer::{Buffer, CACHE_LINE};
 use crate::matmul::{Blocks, Columns, int8};
+#[cfg(target_arch = "x86_64")]
+use crate::matmul::{
+    bf16_rows::BfUnit,
+    compact::{self, CompactColumns},
+};
 use crate::packed_file::{self, PackedFile};
 use crate::pool::Pool;
 use crate::simd::{Elem, LANES};
@@ -49,6 +56,9 @@ pub(crate) enum Packed {
 pub(crate) enum Stored {
     F32,
     Bf16,
+    /// The same in twelve bits a value.
+    #[cfg(target_arch = "x86_64")]
+    Compact,
     /// In groups of 32.
     Blocks(BlockFormat),
     Int8,
@@ -86,9 +96,14 @@ impl Matrix {
         Self { buffer, stored, k, panels }
     }
 
-    /// Whether it is stored in groups.
-    pub(crate) fn is_quantized(&self) -> bool {
-        matches!(self.stored, Stored::Blocks(_))
+    /// Whether it is kept as codes, which are expanded once for several rows.
+    pub(crate) fn is_encoded(&self) -> bool {
+        match self.stored {
+            Stored::Blocks(_) => true,
+            #[cfg(target_arch = "x86_64")]
+            Stored::Compact => true,
+            Stored::F32 | Stored::Bf16 | Stored::Int8 => false,
+        }
     }
 
     pub(crate) fn stored(&self) -> Stored {
@@ -114,13 +129,20 @@ impl Matrix {
 
     /// The panels of a matrix in groups. `C` must be the layout of their codes.
     pub(crate) fn blocks<C>(&self) -> Blocks<C> {
-        debug_assert!(self.is_quantized());
+        debug_assert!(matches!(self.stored, Stored::Blocks(_)));
         Blocks {
             at: self.buffer.as_ptr(),
             panel_stride: panel_bytes(self.k, self.stored),
             groups: self.k.div_ceil(BlockFormat::GROUP),
             codes: PhantomData,
         }
+    }
+
+    /// The panels of a matrix in twelve bits.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn compact(&self) -> CompactColumns {
+        debug_assert!(self.stored == Stored::Compact);
+        CompactColumns::new(self.buffer.as_ptr(), self.k)
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -134,6 +156,8 @@ fn panel_bytes(k: usize, stored: Stored) -> usize {
     match stored {
         Stored::F32 => k * LANES * 4,
         Stored::Bf16 => k.next_multiple_of(TILE_K) * LANES * 2,
+        #[cfg(target_arch = "x86_64")]
+        Stored::Compact => compact::panel_bytes(k),
         Stored::Blocks(format) => (format.row_bytes(k) * LANES).next_multiple_of(CACHE_LINE),
         Stored::Int8 => int8::panel_bytes(k),
     }
@@ -174,8 +198,8 @@ impl Packed {
 pub(crate) struct WeightStore {
     source: Arc<dyn WeightSource>,
     dtype: DType,
-    /// Keep weights as the scalar reference reads them.
-    plain: bool,
+    /// Whose kernels read them.
+    isa: Isa,
     packed: Mutex<HashMap<WeightDecl, Arc<Packed>>>,
     /// Matrices of an earlier start.
     file: OnceLock<PackedFile>,
@@ -184,9 +208,14 @@ pub(crate) struct WeightStore {
 }
 
 impl WeightStore {
-    pub(crate) fn new(source: Arc<dyn WeightSource>, dtype: DType, plain: bool) -> Self {
+    pub(crate) fn new(source: Arc<dyn WeightSource>, dtype: DType, isa: Isa) -> Self {
         let (packed, file, unsaved) = (Mutex::default(), OnceLock::new(), AtomicUsize::new(0));
-        Self { source, dtype, plain, packed, file, unsaved }
+        Self { source, dtype, isa, packed, file, unsaved }
+    }
+
+    /// Whether weights are kept as the scalar reference reads them.
+    fn is_plain(&self) -> bool {
+        self.isa == Isa::Scalar
     }
 
     /// Take matrices from a file of an earlier start, where it is of this key.
@@ -225,10 +254,11 @@ impl WeightStore {
     /// The plan's weights in its order; those that are not packed yet are now.
     pub(crate) fn prepare(&self, plan: &Plan, pool: &Pool) -> Result<Vec<Arc<Packed>>, WeightError> {
         let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        let decodes = plan.ops.iter().any(|op| matches!(op, Op::CachedAttention(_)));
         let mut weights = Vec::with_capacity(plan.weights.len());
         for decl in &plan.weights {
             if !packed.contains_key(decl) {
-                packed.insert(decl.clone(), Arc::new(self.pack(decl, pool)?));
+                packed.insert(decl.clone(), Arc::new(self.pack(decl, decodes, pool)?));
             }
             weights.push(Arc::clone(&packed[decl]));
         }
@@ -240,15 +270,16 @@ impl WeightStore {
         self.packed.lock().unwrap_or_else(PoisonError::into_inner).values().map(|p| p.bytes()).sum()
     }
 
-    fn pack(&self, decl: &WeightDecl, pool: &Pool) -> Result<Packed, WeightError> {
+    /// `decodes`: its network takes a single row at a time for most of its work.
+    pub(crate) fn pack(&self, decl: &WeightDecl, decodes: bool, pool: &Pool) -> Result<Packed, WeightError> {
         match decl.layout {
             WeightLayout::Table => {
                 Ok(Packed::Table { source: Arc::clone(&self.source), name: decl.parts[0].clone() })
             }
             WeightLayout::Vector => self.pack_vector(decl),
-            WeightLayout::Depthwise if !self.plain => self.pack_depthwise(decl),
-            _ if self.plain => self.pack_plain(decl),
-            _ => self.pack_matrix(decl, pool),
+            WeightLayout::Depthwise if !self.is_plain() => self.pack_depthwise(decl),
+            _ if self.is_plain() => self.pack_plain(decl),
+            _ => self.pack_matrix(decl, decodes, pool),
         }
     }
 
@@ -304,38 +335,69 @@ impl WeightStore {
         Ok(Packed::PlainInt8 { codes, scales })
     }
 
-    fn pack_matrix(&self, decl: &WeightDecl, pool: &Pool) -> Result<Packed, WeightError> {
-        let groups = if decl.layout == WeightLayout::GatePair { 2 } else { 1 };
-        let panels = groups * (decl.rows / groups).div_ceil(LANES);
+    /// In what a matrix may be stored: the first that it fits.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(unused_variables, reason = "only x86-64 has compact matrices")
+    )]
+    fn choices(&self, decl: &WeightDecl, decodes: bool) -> Vec<Stored> {
         let stored = decl.block_format(&*self.source).map_or(self.dtype.into(), Stored::from);
-        let bytes = panels * panel_bytes(decl.cols, stored);
-        let kept = self.file.get().and_then(|file| file.get(&file_name(decl, stored), bytes));
-        if let Some(buffer) = kept {
-            return Ok(Packed::Matrix(Matrix { buffer, stored, k: decl.cols, panels }));
+        #[cfg(target_arch = "x86_64")]
+        if decodes && stored == Stored::Bf16 && BfUnit::of(self.isa).is_some() {
+            return vec![Stored::Compact, stored];
         }
-        self.unsaved.fetch_add(bytes, Ordering::Relaxed);
-        let mut matrix = Matrix::zeroed(panels, decl.cols, stored);
+        vec![stored]
+    }
+
+    fn pack_matrix(&self, decl: &WeightDecl, decodes: bool, pool: &Pool) -> Result<Packed, WeightError> {
+        let choices = self.choices(decl, decodes);
+        if let Some(matrix) = choices.iter().find_map(|&stored| self.kept_matrix(decl, stored)) {
+            return Ok(Packed::Matrix(matrix));
+        }
+        for stored in choices {
+            match self.new_matrix(decl, stored, pool) {
+                Err(Unpacked::DoesNotFit) => {}
+                Err(Unpacked::Unreadable(error)) => return Err(error),
+                Ok(matrix) => {
+                    self.unsaved.fetch_add(matrix.bytes(), Ordering::Relaxed);
+                    return Ok(Packed::Matrix(matrix));
+                }
+            }
+        }
+        unreachable!("every matrix fits the last choice")
+    }
+
+    /// The matrix of an earlier start, if it was stored so.
+    fn kept_matrix(&self, decl: &WeightDecl, stored: Stored) -> Option<Matrix> {
+        let (panels, k) = (panels(decl), decl.cols);
+        let bytes = panels * panel_bytes(k, stored);
+        let buffer = self.file.get()?.get(&file_name(decl, stored), bytes)?;
+        Some(Matrix { buffer, stored, k, panels })
+    }
+
+    pub(crate) fn new_matrix(
+        &self,
+        decl: &WeightDecl,
+        stored: Stored,
+        pool: &Pool,
+    ) -> Result<Matrix, Unpacked> {
+        let mut matrix = Matrix::zeroed(panels(decl), decl.cols, stored);
         let target = Target { at: matrix.buffer.as_mut_ptr(), stored, k: decl.cols };
         let failure = Mutex::new(None);
-        pool.run(panels, &|panel| {
-            if let Err(error) = self.pack_panel(decl, groups, panel, target) {
+        pool.run(matrix.panels, &|panel| {
+            if let Err(error) = self.pack_panel(decl, panel, target) {
                 *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             }
         });
         match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
-            None => Ok(Packed::Matrix(matrix)),
+            None => Ok(matrix),
         }
     }
 
     /// Fill one panel. With two groups, gate and up panels take turns.
-    fn pack_panel(
-        &self,
-        decl: &WeightDecl,
-        groups: usize,
-        panel: usize,
-        target: Target,
-    ) -> Result<(), WeightError> {
+    fn pack_panel(&self, decl: &WeightDecl, panel: usize, target: Target) -> Result<(), Unpacked> {
+        let groups = groups(decl);
         let group_rows = decl.rows / groups;
         let first = panel / groups * LANES;
         let count = LANES.min(group_rows - first);
@@ -344,7 +406,7 @@ impl WeightStore {
         let format = match target.stored {
             Stored::Blocks(format) => Some(format),
             Stored::Int8 => Some(BlockFormat::Int8),
-            Stored::F32 | Stored::Bf16 => None,
+            _ => None,
         };
         if let Some(format) = format {
             let row_bytes = format.row_bytes(decl.cols);
@@ -367,12 +429,55 @@ impl WeightStore {
         // SAFETY: each panel is filled by one task; the buffer holds all of them.
         unsafe {
             match target.stored {
+                #[cfg(target_arch = "x86_64")]
+                Stored::Compact => return pack_compact(&values, target, panel),
                 Stored::Bf16 => interleave::<bf16>(&values, decl.cols, 2, target.panel(panel).cast()),
                 _ => interleave::<f32>(&values, decl.cols, 1, target.panel(panel).cast()),
             }
         }
         Ok(())
     }
+}
+
+/// Why there is no packed matrix.
+#[derive(Debug)]
+pub(crate) enum Unpacked {
+    Unreadable(WeightError),
+    /// Its values cannot be stored so.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86-64 has compact matrices"))]
+    DoesNotFit,
+}
+
+impl From<WeightError> for Unpacked {
+    fn from(error: WeightError) -> Self {
+        Self::Unreadable(error)
+    }
+}
+
+/// Matrices that take turns in the panels of a weight.
+fn groups(decl: &WeightDecl) -> usize {
+    if decl.layout == WeightLayout::GatePair { 2 } else { 1 }
+}
+
+fn panels(decl: &WeightDecl) -> usize {
+    let groups = groups(decl);
+    groups * (decl.rows / groups).div_ceil(LANES)
+}
+
+/// Fill a panel of twelve bits a value.
+///
+/// # Safety
+/// The panel exists, and no other task fills it.
+#[cfg(target_arch = "x86_64")]
+unsafe fn pack_compact(rows: &[f32], target: Target, panel: usize) -> Result<(), Unpacked> {
+    let mut values = vec![0_u16; panel_bytes(target.k, Stored::Bf16) / size_of::<u16>()];
+    // SAFETY: the caller's promise; `values` is one panel of bf16.
+    let fits = unsafe {
+        interleave::<bf16>(rows, target.k, 2, values.as_mut_ptr().cast());
+        let to = std::slice::from_raw_parts_mut(target.panel(panel), target.panel_bytes());
+        compact::pack_panel(&values, target.k, to)
+    };
+    if fits { Ok(()) } else { Err(Unpacked::DoesNotFit) }
 }
 
 /// A weight's name in a packed file.

@@ -75,7 +75,7 @@ pub struct CpuWeights {
 impl CpuWeights {
     /// Nothing is packed before the first [`Self::prepare`].
     pub fn new(device: CpuDevice, source: Arc<dyn WeightSource>) -> Self {
-        let store = WeightStore::new(source, device.dtype, device.isa == Isa::Scalar);
+        let store = WeightStore::new(source, device.dtype, device.isa);
         Self { device, store }
     }
 

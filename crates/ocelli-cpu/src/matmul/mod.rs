@@ -4,7 +4,8 @@
 //! those that multiply bf16 by bf16 as one chain over pairs of `k`, whatever the tile, the number of rows or of threads.
 //! So a row's result does not depend on the rows beside it: prefill equals decode, a batch equals its
 //! single items, one thread equals two, bit for bit. Quantized matrices keep this too, but for single
-//! rows where others are multiplied in bf16: see [`blocks`].
+//! rows where others are multiplied in bf16: see [`blocks`]; and so do compact ones, but for single rows
+//! where others are multiplied by AMX, see [`compact`].
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
@@ -20,6 +21,8 @@ pub(crate) mod bf16_rows;
 mod bf16_tiles;
 mod block_walk;
 mod blocks;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod compact;
 mod epilogue;
 #[cfg(target_arch = "x86_64")]
 mod expanded;
@@ -80,7 +83,7 @@ impl Staging {
         #[cfg(target_arch = "x86_64")]
         if let Some(unit) = BfUnit::of(isa) {
             let expanded = matches!(stored, Stored::Blocks(_)) && x.kind == Kind::Bf16 && x.rows > 1;
-            if stored == Stored::Bf16 || expanded {
+            if expanded || matches!(stored, Stored::Bf16 | Stored::Compact) {
                 return Self::Bf16(unit);
             }
         }
@@ -99,7 +102,7 @@ impl Staging {
             Self::Int8(staging) => staging.row_block(rows, threads),
             // Codes are expanded once for all rows of a block: the threads share the columns instead.
             #[cfg(target_arch = "x86_64")]
-            Self::Bf16(_) if weight.is_quantized() => return rows.clamp(64, 512),
+            Self::Bf16(_) if weight.is_encoded() => return rows.clamp(64, 512),
             #[cfg(target_arch = "x86_64")]
             Self::Bf16(unit) => (rows_together(rows / threads), unit.row_step()),
         };
@@ -116,7 +119,7 @@ impl Staging {
             #[cfg(target_arch = "x86_64")]
             Self::Bf16(_) => size_of::<bf16>(),
         };
-        if rows > MOST_TOGETHER || weight.is_quantized() {
+        if rows > MOST_TOGETHER || weight.is_encoded() {
             return self.row_block(weight, rows, threads);
         }
         let most = (CACHED_BYTES / (bytes * weight.k)).clamp(64, MOST_TOGETHER);
@@ -125,7 +128,7 @@ impl Staging {
 
     /// Panels that a task should have a multiple of, or its last columns run on narrow tiles.
     pub(crate) fn panel_step(self, weight: &Matrix, rows: usize) -> usize {
-        if self == Self::F32 && rows == 1 && !weight.is_quantized() { 8 } else { 4 }
+        if self == Self::F32 && rows == 1 && !weight.is_encoded() { 8 } else { 4 }
     }
 
     /// f32 values of scratch that `rows` staged rows of `k` values take.
@@ -253,12 +256,17 @@ pub(crate) unsafe fn multiply<S: Simd, E: Epilogue>(left: Left, weight: &Matrix,
             Stored::Blocks(BlockFormat::Q4) => {
                 blocks::multiply::<S, blocks::Q4, E>(left, weight.blocks(), outputs);
             }
+            #[cfg(target_arch = "x86_64")]
+            Stored::Compact => {
+                let Left::Bf16(rows) = left else { unreachable!("rows are staged for their weight") };
+                compact::multiply::<S, E>(rows, weight.compact(), outputs);
+            }
             _ => multiply_whole::<S, E>(left, weight, outputs),
         }
     }
 }
 
-/// The same for a matrix that is not in groups.
+/// The same for a matrix that is not kept as codes.
 ///
 /// # Safety
 /// As for [`multiply`].

@@ -91,6 +91,23 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
         }
     }
     #[inline(always)]
+    unsafe fn load_twelve_bits(p: *const u8, table: __m512) -> [__m512; 4] {
+        unsafe {
+            let a = _mm512_loadu_si512(p.cast());
+            let b = _mm512_loadu_si512(p.add(64).cast());
+            let c = _mm512_loadu_si512(p.add(128).cast());
+            let low = _mm512_srli_epi16::<12>(a);
+            let middle = and_or(_mm512_srli_epi16::<8>(b), 0xf0, low);
+            let fourth = and_or(_mm512_srli_epi16::<4>(c), 0xf00, middle);
+            [
+                expand_twelve_bits(a, table),
+                expand_twelve_bits(b, table),
+                expand_twelve_bits(c, table),
+                expand_twelve_bits(fourth, table),
+            ]
+        }
+    }
+    #[inline(always)]
     unsafe fn add_bf16_pairs(sum: __m512, a: __m512, b: __m512) -> __m512 {
         if !BF16 {
             unreachable!("rows are staged in bf16 for CPUs that multiply it");
@@ -275,5 +292,23 @@ unsafe fn twice(p: *const bf16) -> __m256i {
     unsafe {
         let eight = _mm_loadu_si128(p.cast());
         _mm256_set_m128i(_mm_unpackhi_epi16(eight, eight), _mm_unpacklo_epi16(eight, eight))
+    }
+}
+
+/// `a & mask | b` in 32 words.
+#[inline(always)]
+unsafe fn and_or(a: __m512i, mask: i16, b: __m512i) -> __m512i {
+    // SAFETY: called with AVX-512 only.
+    unsafe { _mm512_ternarylogic_epi32::<0xea>(a, _mm512_set1_epi16(mask), b) }
+}
+
+/// 32 bf16 from the lower twelve bits of words: the mantissa above the place in a table of signs and exponents.
+#[inline(always)]
+unsafe fn expand_twelve_bits(words: __m512i, table: __m512) -> __m512 {
+    // SAFETY: called with AVX-512 only.
+    unsafe {
+        // Of an index the instruction takes five bits, and leaves the others out.
+        let exponents = _mm512_permutexvar_epi16(words, _mm512_castps_si512(table));
+        _mm512_castsi512_ps(and_or(_mm512_srli_epi16::<5>(words), 0x7f, exponents))
     }
 }

@@ -136,6 +136,12 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     unsafe fn bf16_pairs(_a: Self::F, _b: Self::F) -> Self::F {
         unreachable!("pairs are for CPUs that multiply them")
     }
+    /// Four lines of 32 bf16 from three of twelve bits a value, see [`crate::matmul::compact`]: with
+    /// [`Self::BF16_PRODUCTS`].
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn load_twelve_bits(_p: *const u8, _table: Self::F) -> [Self::F; 4] {
+        unreachable!("matrices are compact for CPUs that multiply bf16")
+    }
     /// Ask for a cache line that will be read soon, wherever the pointer points.
     #[inline(always)]
     unsafe fn prefetch(_p: *const u8) {}
