@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// Between two ops of one token a worker stays awake; after this it sleeps.
 const SPIN: Duration = Duration::from_micros(100);
+/// The caller waits about as long for the last chunks of others before it offers them its core.
+const SPINS: usize = 2000;
 /// Chunks that a kernel makes for each thread: enough that one slow chunk does not leave the others waiting.
 pub(crate) const CHUNKS_PER_THREAD: usize = 4;
 
@@ -116,8 +118,15 @@ impl Pool {
         let shared = &self.shared;
         shared.lock().job = None;
         shared.generation.fetch_add(1, Ordering::Release);
+        let mut spins = 0;
         while shared.running.load(Ordering::Acquire) != 0 {
-            std::hint::spin_loop();
+            spins += 1;
+            if spins < SPINS {
+                std::hint::spin_loop();
+            } else {
+                // A worker may wait for this thread's core: at real-time priority it would wait for ever.
+                std::thread::yield_now();
+            }
         }
     }
 }
