@@ -62,7 +62,11 @@ mod tiles {
 /// Where there are no tiles, nothing calls for them.
 #[cfg(not(target_arch = "x86_64"))]
 mod tiles {
-    pub(super) unsafe fn configure() {}
+    pub(super) struct Tiles;
+
+    pub(super) unsafe fn configure() -> Tiles {
+        Tiles
+    }
     pub(super) unsafe fn begin(_fresh: bool, _sums: *const f32) {}
     pub(super) unsafe fn store(_sums: *mut f32) {}
     pub(super) unsafe fn multiply(_rows: [*const i8; 2], _stride: usize, _columns: [*const i8; 2]) {}
