@@ -406,7 +406,9 @@ impl WeightStore {
         let format = match target.stored {
             Stored::Blocks(format) => Some(format),
             Stored::Int8 => Some(BlockFormat::Int8),
-            _ => None,
+            Stored::F32 | Stored::Bf16 => None,
+            #[cfg(target_arch = "x86_64")]
+            Stored::Compact => None,
         };
         if let Some(format) = format {
             let row_bytes = format.row_bytes(decl.cols);

@@ -128,6 +128,7 @@ fn write_to<'a>(
         file.write_all(bytes)?;
         at += bytes.len();
     }
+    file.seek(SeekFrom::Start(at as u64))?;
     file.write_all(&table)?;
     file.seek(SeekFrom::Start(0))?;
     file.write_all(MAGIC)?;
@@ -184,6 +185,20 @@ mod tests {
         assert!(file.get("d", 64).is_none());
         assert!(PackedFile::open(&path, 6).is_none(), "another key");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn large_matrices_begin_at_huge_pages() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.packed");
+        let bytes: Vec<u8> = (0..HUGE_PAGE + 64).map(|i| (i * 7) as u8).collect();
+        let names = ["a", "b"].map(String::from);
+        write(&path, 5, names.iter().map(|name| (name.clone(), &bytes[..]))).unwrap();
+        let file = PackedFile::open(&path, 5).unwrap();
+        for name in &names {
+            assert!(file.places[name].0.start.is_multiple_of(HUGE_PAGE));
+            assert_eq!(file.get(name, bytes.len()).unwrap().as_slice(), &bytes[..]);
+        }
     }
 
     #[test]

@@ -39,18 +39,17 @@ const QUAD_BYTES: usize = 3 * CACHE_LINE;
 const MANTISSA_BITS: u32 = 7;
 
 /// A value whose exponent is not in the table.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct Exception {
     /// In the expanded panel.
     place: u32,
     bits: u16,
-    padding: u16,
 }
 
 impl Exception {
     /// Behind the last one.
-    const END: Self = Self { place: u32::MAX, bits: 0, padding: 0 };
+    const END: Self = Self { place: u32::MAX, bits: 0 };
 }
 
 /// Exceptions that a panel has room for, the end among them: one a group, in whole lines.
@@ -80,7 +79,7 @@ pub(crate) fn pack_panel(values: &[u16], k: usize, to: &mut [u8]) -> bool {
         to.copy_from_slice(&word.to_le_bytes());
     }
     let mut room = exception_bytes.chunks_exact_mut(size_of::<Exception>());
-    let mut keep = |Exception { place, bits, .. }| {
+    let mut keep = |Exception { place, bits }| {
         let Some(to) = room.next() else { return false };
         to[..4].copy_from_slice(&place.to_le_bytes());
         to[4..6].copy_from_slice(&bits.to_le_bytes());
@@ -92,7 +91,7 @@ pub(crate) fn pack_panel(values: &[u16], k: usize, to: &mut [u8]) -> bool {
             let word = table.encode(bits);
             words[i] = word.unwrap_or_default();
             let place = (quad * QUAD_LEN + i) as u32;
-            if word.is_none() && !keep(Exception { place, bits, padding: 0 }) {
+            if word.is_none() && !keep(Exception { place, bits }) {
                 return false;
             }
         }
@@ -202,7 +201,7 @@ impl Cursor {
                 }
             }
             while self.has_exception(first) {
-                let Exception { place, bits, .. } = *self.exception;
+                let Exception { place, bits } = *self.exception;
                 *to.add(place as usize - first) = bits;
                 self.exception = self.exception.add(1);
             }
