@@ -1,7 +1,7 @@
 //! How long single ops take at the shapes that the networks have, for work on kernels.
 //!
 //! ```text
-//! cargo run --release -p ocelli-cpu --example op_speed -- [FILTER] [--threads N] [--f32]
+//! cargo run --release -p ocelli-cpu --example op_speed -- [FILTER] [--threads N] [--f32] [--q8 | --q4]
 //! ```
 //!
 //! Prints the median of at least 0.3 seconds for each op whose name has `FILTER` in it. `OCELLI_ISA` chooses the kernels.
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use ocelli_cpu::{CpuDevice, CpuWeights, Isa, KvCache, OpTimes};
 use ocelli_plan::{
-    Activation, AttentionShape, DType, Element, FeatureMap, MlpWeights, Plan, PlanBuilder, PlanError, Rows,
-    TensorId,
+    Activation, AttentionShape, BlockFormat, DType, Element, FeatureMap, MlpWeights, Plan, PlanBuilder,
+    PlanError, Rows, TensorId,
 };
 use ocelli_testing::{RandomWeights, Rng};
 
@@ -34,19 +34,30 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         None => 0,
     };
     let dtype = if args.iter().any(|arg| arg == "--f32") { DType::F32 } else { DType::Bf16 };
+    let format = [("--q8", BlockFormat::Q8), ("--q4", BlockFormat::Q4)]
+        .into_iter()
+        .find_map(|(flag, format)| args.iter().any(|arg| arg == flag).then_some(format));
     let filter = args.first().filter(|arg| !arg.starts_with("--")).map_or("", String::as_str);
     let device = CpuDevice::new(Isa::detect()?, dtype, threads);
     println!("{} {dtype:?}, {} threads", device.isa(), device.threads());
     for subject in subjects()? {
         if subject.name.contains(filter) {
-            time(&device, &subject)?;
+            time(&device, &subject, format)?;
         }
     }
     Ok(())
 }
 
-fn time(device: &CpuDevice, subject: &Subject) -> Result<(), Box<dyn std::error::Error>> {
-    let weights = CpuWeights::new(device.clone(), subject.weights.clone());
+fn time(
+    device: &CpuDevice,
+    subject: &Subject,
+    format: Option<BlockFormat>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let weights = match format {
+        Some(format) => Arc::new(RandomWeights::clone(&subject.weights).quantized(format)),
+        None => Arc::clone(&subject.weights),
+    };
+    let weights = CpuWeights::new(device.clone(), weights);
     let plan = weights.prepare(subject.plan.clone())?;
     let mut arena = plan.new_arena();
     let x = plan.plan().find("x").ok_or("no input")?;
