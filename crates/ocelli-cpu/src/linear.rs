@@ -22,6 +22,7 @@ pub(crate) fn linear<E: Epilogue>(isa: Isa, pool: &Pool, x: View, weight: &Matri
     let steps = weight.panels.div_ceil(step);
     let splits = (CHUNKS_PER_THREAD * pool.threads()).div_ceil(row_blocks).min(steps);
     let panel = |split| weight.panels.min(steps * split / splits * step);
+    let (_memory, x) = staging.share(isa, pool, x);
     pool.run(row_blocks * splits, &|task| {
         let (first, split) = (task / splits * block, task % splits);
         isa.dispatch(LinearTask {
@@ -56,7 +57,7 @@ impl<E: Epilogue> Kernel for LinearTask<'_, E> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let mut memory = Scratch::take(self.staging.len(self.rows, self.x.cols));
+        let mut memory = Scratch::take(self.staging.len_of(self.x, self.rows));
         let scratch = memory.as_mut_ptr();
         // SAFETY: the task's rows are in `x`, the scratch holds them, tasks have disjoint outputs.
         unsafe {

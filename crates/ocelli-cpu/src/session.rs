@@ -246,6 +246,8 @@ pub(crate) fn read_view(view: View) -> Vec<f32> {
                     let values: &[u32] = std::slice::from_raw_parts(view.row(row), view.cols);
                     out.extend(values.iter().map(|&v| v as f32));
                 }
+                #[cfg(not(target_arch = "wasm32"))]
+                Kind::Codes => unreachable!("codes are of one product, no tensor"),
             }
         }
     }

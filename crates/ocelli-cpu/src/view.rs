@@ -11,6 +11,9 @@ pub(crate) enum Kind {
     F32,
     Bf16,
     U32,
+    /// Groups of codes, which are rows of a product only: `stride` counts bytes. See `matmul::grouped`.
+    #[cfg(not(target_arch = "wasm32"))]
+    Codes,
 }
 
 impl Kind {
@@ -19,6 +22,8 @@ impl Kind {
         match self {
             Self::Bf16 => size_of::<bf16>(),
             Self::F32 | Self::U32 => size_of::<f32>(),
+            #[cfg(not(target_arch = "wasm32"))]
+            Self::Codes => size_of::<u8>(),
         }
     }
 }

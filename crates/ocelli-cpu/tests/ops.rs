@@ -33,9 +33,10 @@ fn kernels() -> Vec<Isa> {
     found
 }
 
-/// Whether several rows are multiplied by expanded weights in bf16.
-fn multiplies_bf16(isa: Isa) -> bool {
-    ["avx512bf16", "amx"].contains(&isa.name())
+/// Whether several rows in bf16 are rounded before they meet weights in groups, or the weights are: where there is no
+/// instruction for it, they are not.
+fn rounds_blocks(isa: Isa) -> bool {
+    !["wasm", "scalar"].contains(&isa.name())
 }
 
 /// The cases of matrix products with weights in blocks.
@@ -43,8 +44,9 @@ fn quantized() -> impl Iterator<Item = OpCase> {
     [BlockFormat::Q8, BlockFormat::Q4, BlockFormat::Int8].into_iter().flat_map(quantized_op_cases)
 }
 
-/// Each weight is off by up to 2^-9 of itself, and a gated unit multiplies two such sums.
-const QUANTIZED_BF16: f64 = 1e-2;
+/// Each weight is off by up to 2^-9 of itself, or each activation by up to 1/254 of the largest of its group, and a gated
+/// unit multiplies two such sums.
+const QUANTIZED_BF16: f64 = 2e-2;
 
 /// Hidden rows that differ in their last places may get neighbouring 8-bit codes: a few in ten thousand in f32, more
 /// in bf16.
@@ -58,8 +60,8 @@ fn check(limit: f64, dtype: DType) {
         assert!(want.iter().all(|v| v.is_finite()), "{}", case.name);
         for isa in kernels() {
             let error = relative_error(&answer(&case, isa, dtype, 2), &want);
-            // The reference computes with exact quantized weights, products in bf16 with bf16 ones.
-            let rounded = multiplies_bf16(isa) && dtype == DType::Bf16 && case.name.starts_with('q');
+            // The reference computes with exact quantized weights and activations.
+            let rounded = rounds_blocks(isa) && dtype == DType::Bf16 && case.name.starts_with('q');
             let limit = match () {
                 () if rounded => QUANTIZED_BF16,
                 () if case.name.starts_with("int8") => HIDDEN_CODES[usize::from(dtype == DType::Bf16)],
@@ -137,8 +139,8 @@ fn in_chunks(format: BlockFormat, isa: Isa, dtype: DType, chunks: &[usize]) -> V
     answer(&case, isa, dtype, 2)
 }
 
-/// What holds for quantized weights: rows do not depend on the rows beside them; where bf16 is multiplied only
-/// if there are any, and then a row alone differs by no more than bf16 does.
+/// What holds for quantized weights: rows do not depend on the rows beside them; in bf16 only if there are any, and then
+/// a row alone differs by no more than rounding does.
 #[test]
 fn quantized_rows_are_the_same_alone_and_beside_others() {
     for format in [BlockFormat::Q8, BlockFormat::Q4, BlockFormat::Int8] {
@@ -147,9 +149,9 @@ fn quantized_rows_are_the_same_alone_and_beside_others() {
                 let whole = in_chunks(format, isa, dtype, &[64]);
                 assert_eq!(whole, in_chunks(format, isa, dtype, &[2, 30, 17, 3, 12]), "{isa} {dtype:?}");
                 let single = in_chunks(format, isa, dtype, &[1; 64]);
-                if multiplies_bf16(isa) && dtype == DType::Bf16 && format != BlockFormat::Int8 {
+                if rounds_blocks(isa) && dtype == DType::Bf16 && format != BlockFormat::Int8 {
                     let error = relative_error(&single, &whole);
-                    assert!(error < 6e-3, "{isa}: {error:.2e}");
+                    assert!(error < QUANTIZED_BF16, "{isa}: {error:.2e}");
                 } else {
                     assert_eq!(whole, single, "{isa} {dtype:?}");
                 }

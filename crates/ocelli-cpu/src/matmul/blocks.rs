@@ -1,15 +1,14 @@
-//! Products with quantized matrices.
+//! Products with quantized matrices on activations as they are.
 //!
-//! Codes become f32 in registers and are multiplied with f32 activations; activations are not quantized.
-//! An output is a sum over groups of 32 `k`, in order, of `scale * (chain of fused multiply-adds over the
-//! codes of the group)`. That order does not depend on the tile, so on AVX2, AVX-512 and NEON a row has the
-//! same bits alone and beside others, and as the rounding of each step is fixed, on all these sets as well.
-//! WebAssembly rounds products too: there a row has the same bits alone and beside others, but not these.
+//! Codes become f32 in registers and are multiplied with f32 activations. An output is a sum over groups of 32 `k`, in
+//! order, of `scale * (chain of fused multiply-adds over the codes of the group)`. That order does not depend on the tile,
+//! so in f32 a row has the same bits alone and beside others, and as the rounding of each step is fixed, on AVX2, AVX-512
+//! and NEON alike. WebAssembly rounds products too: there a row has the same bits alone and beside others, but not these.
 //!
-//! Where bf16 is multiplied by bf16 (AMX, AVX-512 with its bf16 extension), several rows go that way: some panels are
-//! expanded to bf16 once for all rows, in scratch that stays in the second-level cache. A single row is bound by memory
-//! and takes the ordinary path instead. So there a row of a prefill has the same bits whatever the chunk, as long as
-//! it has at least two rows, and differs from the same row alone by the rounding of its weights to bf16.
+//! In bf16 this is the way of single rows, which are bound by memory. Several take one that is quicker, where there is
+//! one: their activations get codes of 8 bits ([`super::grouped`]), or, with AMX, some panels are expanded to bf16 once
+//! for all rows ([`super::expanded`]). So a row of a prefill has the same bits whatever the chunk, as long as it has at
+//! least two rows, and differs from the same row alone by the rounding of its activations, or of its weights.
 
 use std::marker::PhantomData;
 
@@ -20,14 +19,14 @@ use super::Left;
 use super::epilogue::{Epilogue, Outputs};
 #[cfg(target_arch = "x86_64")]
 use super::expanded::{self, Encoded};
-#[cfg(target_arch = "x86_64")]
+#[cfg(not(target_arch = "wasm32"))]
 use super::tile::Source;
 use super::tile::{RowAhead, Rows, rank_one};
 use crate::buffer::CACHE_LINE;
 use crate::simd::{Kernel, LANES, Simd};
 
 /// `k` of one group.
-const GROUP: usize = BlockFormat::GROUP;
+pub(super) const GROUP: usize = BlockFormat::GROUP;
 
 /// Panels of sixteen quantized columns: the codes of all groups, laid out as `C`, then their f16 scales `[groups][16]`.
 #[derive(Clone, Copy)]
@@ -46,12 +45,18 @@ impl<C: Codes> Blocks<C> {
     /// # Safety
     /// The panel exists.
     #[inline(always)]
-    unsafe fn panel(self, panel: usize) -> (*const u8, *const f16) {
+    pub(super) unsafe fn panel(self, panel: usize) -> (*const u8, *const f16) {
         // SAFETY: the caller's promise; the scales lie behind the codes.
         unsafe {
             let codes = self.at.add(panel * self.panel_stride);
             (codes, codes.add(self.groups * C::BYTES).cast())
         }
+    }
+
+    /// Where the codes are.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn source(self) -> Source {
+        Source { at: self.at, panel_bytes: self.panel_stride, first: 0 }
     }
 }
 
@@ -62,7 +67,7 @@ impl<C: Codes> Encoded for Blocks<C> {
     }
 
     fn source(self) -> Source {
-        Source { at: self.at, panel_bytes: self.panel_stride, first: 0 }
+        Blocks::source(self)
     }
 
     #[inline(always)]
@@ -237,7 +242,7 @@ pub(super) unsafe fn multiply<S: Simd, C: Codes, E: Epilogue>(left: Left, b: Blo
             Left::F32(a) => S::call(Product { a, b, outputs }),
             #[cfg(target_arch = "x86_64")]
             Left::Bf16(a) => S::call(expanded::Product { a, b, outputs }),
-            Left::Int8(_) => unreachable!("rows are staged for their weight"),
+            _ => unreachable!("rows are staged for their weight"),
         }
     }
 }

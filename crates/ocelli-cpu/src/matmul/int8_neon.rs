@@ -72,7 +72,7 @@ unsafe fn dot_rows<const MR: usize>(
 /// Add the products of four `k`: the fourth `FOUR` of each row, sixteen columns at `at`.
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-unsafe fn add_four<const FOUR: i32, const MR: usize>(
+pub(super) unsafe fn add_four<const FOUR: i32, const MR: usize>(
     x: &[int8x16_t; MR],
     at: *const i8,
     sums: &mut [[int32x4_t; 4]; MR],

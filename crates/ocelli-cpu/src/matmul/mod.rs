@@ -4,7 +4,7 @@
 //! those that multiply bf16 by bf16 as one chain over pairs of `k`, whatever the tile, the number of rows or of threads.
 //! So a row's result does not depend on the rows beside it: prefill equals decode, a batch equals its
 //! single items, one thread equals two, bit for bit. Quantized matrices keep this too, but for single
-//! rows where others are multiplied in bf16: see [`blocks`]; and so do compact ones, but for single rows
+//! rows where others are multiplied as bytes or in bf16: see [`blocks`]; and so do compact ones, but for single rows
 //! where others are multiplied by AMX, see [`compact`].
 
 #[cfg(target_arch = "x86_64")]
@@ -26,6 +26,8 @@ pub(crate) mod compact;
 mod epilogue;
 #[cfg(target_arch = "x86_64")]
 mod expanded;
+#[cfg(not(target_arch = "wasm32"))]
+mod grouped;
 pub(crate) mod int8;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod int8_neon;
@@ -45,10 +47,10 @@ pub(crate) use tile::{Columns, Product, Rows};
 
 use crate::Isa;
 use crate::pack::{Matrix, Stored};
+use crate::pool::Pool;
+use crate::scratch::Scratch;
 use crate::simd::{LANES, Simd};
-#[cfg(target_arch = "x86_64")]
-use crate::view::Kind;
-use crate::view::View;
+use crate::view::{Kind, View};
 
 /// Rows that [`Staging::product_block`] keeps together at most.
 const MOST_TOGETHER: usize = 512;
@@ -62,6 +64,8 @@ pub(crate) enum Left {
     #[cfg(target_arch = "x86_64")]
     Bf16(BfRows),
     Int8(int8::Rows8),
+    #[cfg(not(target_arch = "wasm32"))]
+    Grouped(grouped::GroupedRows),
 }
 
 /// How rows are staged for a kernel.
@@ -71,6 +75,8 @@ pub(crate) enum Staging {
     #[cfg(target_arch = "x86_64")]
     Bf16(BfUnit),
     Int8(int8::Staging8),
+    #[cfg(not(target_arch = "wasm32"))]
+    Grouped(grouped::Staging),
 }
 
 impl Staging {
@@ -79,6 +85,12 @@ impl Staging {
         let stored = weight.stored();
         if stored == Stored::Int8 {
             return Self::Int8(int8::Staging8::new(int8_sums::Unit::of(isa), x));
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Stored::Blocks(format) = stored
+            && let Some(staging) = grouped::Staging::of(isa, x, format)
+        {
+            return Self::Grouped(staging);
         }
         #[cfg(target_arch = "x86_64")]
         if let Some(unit) = BfUnit::of(isa) {
@@ -101,6 +113,8 @@ impl Staging {
             Self::F32 => (64, 2),
             Self::Int8(staging) => staging.row_block(rows, threads),
             // Codes are expanded once for all rows of a block: the threads share the columns instead.
+            #[cfg(not(target_arch = "wasm32"))]
+            Self::Grouped(_) => return rows.clamp(64, 512),
             #[cfg(target_arch = "x86_64")]
             Self::Bf16(_) if weight.is_encoded() => return rows.clamp(64, 512),
             #[cfg(target_arch = "x86_64")]
@@ -115,9 +129,9 @@ impl Staging {
     pub(crate) fn product_block(self, weight: &Matrix, rows: usize, threads: usize) -> usize {
         let bytes = match self {
             Self::F32 => size_of::<f32>(),
-            Self::Int8(_) => size_of::<i8>(),
             #[cfg(target_arch = "x86_64")]
             Self::Bf16(_) => size_of::<bf16>(),
+            _ => size_of::<i8>(),
         };
         if rows > MOST_TOGETHER || weight.is_encoded() {
             return self.row_block(weight, rows, threads);
@@ -128,6 +142,10 @@ impl Staging {
 
     /// Panels that a task should have a multiple of, or its last columns run on narrow tiles.
     pub(crate) fn panel_step(self, weight: &Matrix, rows: usize) -> usize {
+        #[cfg(not(target_arch = "wasm32"))]
+        if matches!(self, Self::Grouped(_)) {
+            return 2;
+        }
         if self == Self::F32 && rows == 1 && !weight.is_encoded() { 8 } else { 4 }
     }
 
@@ -136,8 +154,19 @@ impl Staging {
         match self {
             Self::F32 => rows * padded_stride(k),
             Self::Int8(staging) => staging.len(rows, k),
+            #[cfg(not(target_arch = "wasm32"))]
+            Self::Grouped(_) => grouped::Staging::len(rows, k),
             #[cfg(target_arch = "x86_64")]
             Self::Bf16(_) => BfRows::len(rows, k).div_ceil(2),
+        }
+    }
+
+    /// f32 values of scratch that [`Self::stage`] takes for `rows` rows of `x`: none where they are shared.
+    pub(crate) fn len_of(self, x: View, rows: usize) -> usize {
+        match x.kind {
+            #[cfg(not(target_arch = "wasm32"))]
+            Kind::Codes => 0,
+            _ => self.len(rows, x.cols),
         }
     }
 
@@ -146,6 +175,8 @@ impl Staging {
         match self {
             Self::F32 => View::scratch(at, rows, cols, padded_stride(cols)),
             Self::Int8(staging) => staging.view(at, rows, cols),
+            #[cfg(not(target_arch = "wasm32"))]
+            Self::Grouped(_) => grouped::Staging::view(at, rows, cols),
             #[cfg(target_arch = "x86_64")]
             Self::Bf16(_) => BfRows::view(at.cast(), rows, cols),
         }
@@ -173,7 +204,6 @@ impl Staging {
     #[inline(always)]
     pub(crate) unsafe fn written(self, at: *mut f32, rows: usize, k: usize) -> Left {
         match self {
-            Self::Int8(_) => unreachable!("convolutions have no 8-bit weights"),
             Self::F32 => {
                 // SAFETY: the caller's promise; the padding is within the stride.
                 unsafe { zero_padding(at, rows, k) };
@@ -182,6 +212,17 @@ impl Staging {
             // SAFETY: the caller's promise.
             #[cfg(target_arch = "x86_64")]
             Self::Bf16(unit) => Left::Bf16(unsafe { BfRows::written(at.cast(), rows, k, unit) }),
+            _ => unreachable!("convolutions have no codes for weights"),
+        }
+    }
+
+    /// `x` as the tasks of one product share it: staged for all of them where each would have the same work, in scratch
+    /// that must live as long.
+    pub(crate) fn share(self, isa: Isa, pool: &Pool, x: View) -> (Option<Scratch>, View) {
+        match self {
+            #[cfg(not(target_arch = "wasm32"))]
+            Self::Grouped(staging) => staging.share(isa, pool, x),
+            _ => (None, x),
         }
     }
 
@@ -203,6 +244,8 @@ impl Staging {
                     Left::F32(Rows { at: to, stride, rows, k: x.cols })
                 }
                 Self::Int8(staging) => Left::Int8(staging.stage::<S>(x, first, rows, to)),
+                #[cfg(not(target_arch = "wasm32"))]
+                Self::Grouped(staging) => Left::Grouped(staging.shared(x, first, rows)),
                 #[cfg(target_arch = "x86_64")]
                 Self::Bf16(unit) => Left::Bf16(BfRows::stage::<S>(x, first, rows, to.cast(), unit)),
             }
@@ -249,6 +292,10 @@ unsafe fn zero_padding(at: *mut f32, rows: usize, k: usize) {
 pub(crate) unsafe fn multiply<S: Simd, E: Epilogue>(left: Left, weight: &Matrix, outputs: Outputs<E>) {
     // SAFETY: the caller's promise.
     unsafe {
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Left::Grouped(rows) = left {
+            return grouped::multiply::<S, E>(rows, weight, outputs);
+        }
         match weight.stored() {
             Stored::Blocks(BlockFormat::Q8) => {
                 blocks::multiply::<S, blocks::Q8, E>(left, weight.blocks(), outputs);
@@ -290,7 +337,6 @@ pub(crate) unsafe fn multiply_dense<S: Simd, E: Epilogue>(left: Left, weight: &M
     // SAFETY: the caller's promise.
     unsafe {
         match (left, weight.stored()) {
-            (Left::Int8(_), _) => unreachable!("convolutions have no 8-bit weights"),
             (Left::F32(rows), Stored::F32) => {
                 S::call(Product { a: rows, b: weight.columns::<f32>(), outputs });
             }
@@ -301,6 +347,7 @@ pub(crate) unsafe fn multiply_dense<S: Simd, E: Epilogue>(left: Left, weight: &M
             (Left::Bf16(rows), _) => {
                 bf16_rows::product::<S, E>(rows, weight.columns(), outputs);
             }
+            _ => unreachable!("convolutions have no codes for weights"),
         }
     }
 }

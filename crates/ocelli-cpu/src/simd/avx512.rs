@@ -154,6 +154,17 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v))) }
     }
     #[inline(always)]
+    unsafe fn interleave_bytes(p: *const u8, flip: u32, to: *mut [u32; 16]) {
+        unsafe {
+            // Four bytes of each row to each quarter, then their transpose in it.
+            let quarters = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let transpose = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let v = _mm512_permutexvar_epi32(quarters, _mm512_loadu_si512(p.cast()));
+            let v = _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(transpose));
+            _mm512_storeu_si512(to.cast(), _mm512_xor_si512(v, _mm512_set1_epi32(flip as i32)));
+        }
+    }
+    #[inline(always)]
     unsafe fn largest_bf16(p: *const bf16, n: usize) -> f32 {
         // Magnitudes are ordered like the integers of their bits.
         unsafe {

@@ -181,6 +181,21 @@ pub(crate) unsafe trait Simd: Copy + 'static {
             full.iter().enumerate().for_each(|(lane, v)| *p.add(lane) = v.round_ties_even() as i8);
         }
     }
+    /// Four rows of sixteen bytes as sixteen groups of four, all bits of `flip` turned in each.
+    #[cfg(not(target_arch = "wasm32"))]
+    #[inline(always)]
+    unsafe fn interleave_bytes(p: *const u8, flip: u32, to: *mut [u32; LANES]) {
+        // SAFETY: the caller promises 64 readable bytes and sixteen writable words.
+        unsafe {
+            let rows = p.cast::<[[u8; LANES]; 4]>().read();
+            let mut words = [0; LANES];
+            for lane in 0..LANES {
+                let four = [rows[0][lane], rows[1][lane], rows[2][lane], rows[3][lane]];
+                words[lane] = u32::from_le_bytes(four) ^ flip;
+            }
+            to.write(words);
+        }
+    }
     /// The largest magnitude of `n` values, which is a number of the same kind.
     #[inline(always)]
     unsafe fn largest_bf16(p: *const bf16, n: usize) -> f32 {

@@ -228,6 +228,15 @@ impl Check for Codes {
             let sums: [i32; LANES] = std::array::from_fn(|i| (i as i32 - 7) * 16_777_217);
             S::store(out.as_mut_ptr(), S::load_i32(sums.as_ptr()));
             same(&out, &sums.map(|sum| sum as f32), name);
+            #[cfg(not(target_arch = "wasm32"))]
+            for first in 0..LANES {
+                let mut words = [0; LANES];
+                S::interleave_bytes(bytes.as_ptr().add(first).cast(), 0x8080_0102, &raw mut words);
+                for lane in 0..LANES {
+                    let four = std::array::from_fn(|row| bytes[first + row * LANES + lane] as u8);
+                    assert_eq!(words[lane], u32::from_le_bytes(four) ^ 0x8080_0102, "{name}");
+                }
+            }
             let mut state = 3;
             for first in 0..LANES {
                 let words: [u32; 2 * LANES] = std::array::from_fn(|_| random(&mut state) as u32);
