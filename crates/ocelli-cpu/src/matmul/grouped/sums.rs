@@ -30,16 +30,45 @@ pub(super) unsafe fn sums(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        match unit {
-            #[cfg(target_arch = "x86_64")]
-            Unit::Vnni => vnni(a, stride, rows, b, groups, to),
-            #[cfg(target_arch = "x86_64")]
-            Unit::AvxVnni => avx_vnni(a, stride, rows, b, groups, to),
-            #[cfg(target_arch = "x86_64")]
-            Unit::Avx2 => avx2(a, stride, rows, b, groups, to),
-            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-            Unit::Dot => dot(a, stride, rows, b, groups, to),
-            _ => plain(a, stride, rows, b, groups, to),
+        if rows == ROWS {
+            return rows_of::<ROWS>(unit, a, stride, b, groups, to);
+        }
+        for row in 0..rows {
+            rows_of::<1>(unit, a.add(row * stride), stride, b, groups, to.add(row * BLOCK));
+        }
+    }
+}
+
+/// The same for `MR` rows. Registers of AVX-512 take both panels at once, shorter ones a panel after the other.
+///
+/// # Safety
+/// As for [`sums`].
+#[inline(always)]
+unsafe fn rows_of<const MR: usize>(
+    unit: Unit,
+    a: *const u8,
+    stride: usize,
+    b: [*const u8; 2],
+    groups: usize,
+    to: *mut f32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        if unit == Unit::Vnni {
+            return vnni::<MR>(a, stride, b, groups, to);
+        }
+        for (p, panel) in b.into_iter().enumerate() {
+            let to = to.add(p * LANES);
+            match unit {
+                #[cfg(target_arch = "x86_64")]
+                Unit::AvxVnni => avx_vnni::<MR>(a, stride, panel, groups, to),
+                #[cfg(target_arch = "x86_64")]
+                Unit::Avx2 => avx2::<MR>(a, stride, panel, groups, to),
+                #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+                Unit::Dot => dot::<MR>(a, stride, panel, groups, to),
+                _ => plain::<MR>(a, stride, panel, groups, to),
+            }
         }
     }
 }
@@ -65,58 +94,36 @@ unsafe fn scale(a: *const u8) -> f32 {
 }
 
 /// The specification of the others.
-unsafe fn plain(a: *const u8, stride: usize, rows: usize, b: [*const u8; 2], groups: usize, to: *mut f32) {
-    for row in 0..rows {
-        for col in 0..2 * LANES {
-            let lane = col % LANES;
-            let mut total = 0.0f32;
-            for group in 0..groups {
-                // SAFETY: the caller's promise.
-                unsafe {
-                    let a = a.add(row * stride + group * ROW_GROUP);
-                    let b = b[col / LANES].add(group * PANEL_GROUP);
-                    let mut sum = start(a);
-                    for k in 0..GROUP {
-                        sum += i32::from(*a.add(k).cast::<i8>())
-                            * weight(*b.add((k / 4 * LANES + lane) * 4 + k % 4));
-                    }
-                    let scale = scale(a) * b.add(GROUP * LANES).cast::<f32>().add(lane).read();
-                    total = (sum as f32).mul_add(scale, total);
-                }
-            }
+unsafe fn plain<const MR: usize>(a: *const u8, stride: usize, panel: *const u8, groups: usize, to: *mut f32) {
+    for (row, lane) in (0..MR).flat_map(|row| (0..LANES).map(move |lane| (row, lane))) {
+        let mut total = 0.0f32;
+        for group in 0..groups {
             // SAFETY: the caller's promise.
-            unsafe { *to.add(row * BLOCK + col) = total };
+            unsafe {
+                let a = a.add(row * stride + group * ROW_GROUP);
+                let b = panel.add(group * PANEL_GROUP);
+                let mut sum = start(a);
+                for k in 0..GROUP {
+                    let code = *b.add((k / 4 * LANES + lane) * 4 + k % 4);
+                    sum += i32::from(*a.add(k).cast::<i8>()) * weight(code);
+                }
+                let scale = scale(a) * b.add(GROUP * LANES).cast::<f32>().add(lane).read();
+                total = (sum as f32).mul_add(scale, total);
+            }
         }
+        // SAFETY: the caller's promise.
+        unsafe { *to.add(row * BLOCK + lane) = total };
     }
 }
 
+/// The value of a code of a weight.
 fn weight(code: u8) -> i32 {
     if cfg!(target_arch = "aarch64") { i32::from(code as i8) } else { i32::from(code) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn vnni(a: *const u8, stride: usize, rows: usize, b: [*const u8; 2], groups: usize, to: *mut f32) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if rows == ROWS {
-            return vnni_rows::<ROWS>(a, stride, b, groups, to);
-        }
-        for row in 0..rows {
-            vnni_rows::<1>(a.add(row * stride), stride, b, groups, to.add(row * BLOCK));
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn vnni_rows<const MR: usize>(
-    a: *const u8,
-    stride: usize,
-    b: [*const u8; 2],
-    groups: usize,
-    to: *mut f32,
-) {
+unsafe fn vnni<const MR: usize>(a: *const u8, stride: usize, b: [*const u8; 2], groups: usize, to: *mut f32) {
     use std::arch::x86_64::*;
     // SAFETY: the caller's promise: `MR` rows, two panels.
     unsafe {
@@ -155,28 +162,10 @@ unsafe fn vnni_rows<const MR: usize>(
     }
 }
 
-/// A panel after the other, of which a register has eight columns.
+/// A register has eight columns.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avxvnni")]
-unsafe fn avx_vnni(a: *const u8, stride: usize, rows: usize, b: [*const u8; 2], groups: usize, to: *mut f32) {
-    for (p, panel) in b.into_iter().enumerate() {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let to = to.add(p * LANES);
-            if rows == ROWS {
-                avx_vnni_rows::<ROWS>(a, stride, panel, groups, to);
-                continue;
-            }
-            for row in 0..rows {
-                avx_vnni_rows::<1>(a.add(row * stride), stride, panel, groups, to.add(row * BLOCK));
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,avxvnni")]
-unsafe fn avx_vnni_rows<const MR: usize>(
+unsafe fn avx_vnni<const MR: usize>(
     a: *const u8,
     stride: usize,
     panel: *const u8,
@@ -212,31 +201,7 @@ unsafe fn avx_vnni_rows<const MR: usize>(
 /// Codes of four bits only: sixteen products of at most 15 by 127 fit 16 bits.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(a: *const u8, stride: usize, rows: usize, b: [*const u8; 2], groups: usize, to: *mut f32) {
-    for (p, panel) in b.into_iter().enumerate() {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let to = to.add(p * LANES);
-            if rows == ROWS {
-                avx2_rows::<ROWS>(a, stride, panel, groups, to);
-                continue;
-            }
-            for row in 0..rows {
-                avx2_rows::<1>(a.add(row * stride), stride, panel, groups, to.add(row * BLOCK));
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn avx2_rows<const MR: usize>(
-    a: *const u8,
-    stride: usize,
-    panel: *const u8,
-    groups: usize,
-    to: *mut f32,
-) {
+unsafe fn avx2<const MR: usize>(a: *const u8, stride: usize, panel: *const u8, groups: usize, to: *mut f32) {
     use std::arch::x86_64::*;
     // SAFETY: the caller's promise: `MR` rows, one panel.
     unsafe {
@@ -314,34 +279,10 @@ unsafe fn store_eights<const MR: usize>(totals: &[[std::arch::x86_64::__m256; 2]
     }
 }
 
-/// A panel after the other, of which a register has four columns.
+/// A register has four columns.
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn dot(a: *const u8, stride: usize, rows: usize, b: [*const u8; 2], groups: usize, to: *mut f32) {
-    for (p, panel) in b.into_iter().enumerate() {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let to = to.add(p * LANES);
-            if rows == ROWS {
-                dot_rows::<ROWS>(a, stride, panel, groups, to);
-                continue;
-            }
-            for row in 0..rows {
-                dot_rows::<1>(a.add(row * stride), stride, panel, groups, to.add(row * BLOCK));
-            }
-        }
-    }
-}
-
-#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-#[target_feature(enable = "neon,dotprod")]
-unsafe fn dot_rows<const MR: usize>(
-    a: *const u8,
-    stride: usize,
-    panel: *const u8,
-    groups: usize,
-    to: *mut f32,
-) {
+unsafe fn dot<const MR: usize>(a: *const u8, stride: usize, panel: *const u8, groups: usize, to: *mut f32) {
     use super::super::int8_neon::add_four;
     use std::arch::aarch64::*;
     // SAFETY: the caller's promise: `MR` rows, one panel.
