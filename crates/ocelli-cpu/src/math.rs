@@ -124,17 +124,17 @@ pub(crate) unsafe fn sigmoid<S: Simd>(x: S::F) -> S::F {
 /// distribution's upper tail `Q`, whose value at 0 is kept.
 #[inline(always)]
 pub(crate) unsafe fn gelu_bf16<S: Simd>(x: S::F) -> S::F {
+    // Those of -Q.
     const TAIL: [f32; 7] =
-        [-6.444_006e-4, 9.951_225e-3, -5.778_515_3e-2, 1.407_692e-1, -4.432_38e-2, -3.894_119_3e-1, 0.5];
+        [6.444_006e-4, -9.951_225e-3, 5.778_515_3e-2, -1.407_692e-1, 4.432_38e-2, 3.894_119_3e-1, -0.5];
     // SAFETY: the caller guarantees the instruction set.
     unsafe {
-        let minus = S::sub(S::zero(), x);
-        let u = S::min(S::max(x, minus), S::splat(4.0));
+        let u = S::magnitude_up_to(x, S::splat(4.0));
         let mut q = S::splat(TAIL[0]);
         for &c in &TAIL[1..] {
             q = S::fma(q, u, S::splat(c));
         }
-        S::fma(S::sub(S::zero(), u), q, S::max(x, S::zero()))
+        S::fma(u, q, S::max(x, S::zero()))
     }
 }
 

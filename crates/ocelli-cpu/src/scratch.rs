@@ -2,7 +2,11 @@
 
 use std::cell::RefCell;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, HUGE_PAGE};
+
+/// From so many bytes on, a buffer takes a huge page: tiles read sixteen rows at a time, each in a page of its own, and
+/// of small pages a core knows too few.
+const MANY_PAGES: usize = 128 << 10;
 
 thread_local! {
     /// Buffers that nobody on this thread uses, the one that was given back last on top.
@@ -21,7 +25,8 @@ impl Scratch {
         let bytes = len * size_of::<f32>();
         let spare = SPARE.with_borrow_mut(Vec::pop);
         let buffer = spare.filter(|buffer| buffer.len() >= bytes);
-        Self(Some(buffer.unwrap_or_else(|| Buffer::zeroed(bytes.next_power_of_two()))))
+        let least = if bytes < MANY_PAGES { bytes } else { HUGE_PAGE };
+        Self(Some(buffer.unwrap_or_else(|| Buffer::zeroed(bytes.max(least).next_power_of_two()))))
     }
 
     pub(crate) fn as_mut_ptr(&mut self) -> *mut f32 {

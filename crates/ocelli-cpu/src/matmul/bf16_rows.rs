@@ -6,6 +6,7 @@
 
 use half::bf16;
 
+use super::amx_tiles::TILE;
 use super::block_walk::BLOCK;
 use super::epilogue::{Epilogue, Outputs};
 use super::tile::{Columns, Source};
@@ -120,6 +121,11 @@ impl BfRows {
         }
     }
 
+    /// Whether rows are multiplied in blocks of two tiles.
+    pub(super) fn has_blocks(self) -> bool {
+        self.unit == BfUnit::Tiles && self.rows > TILE
+    }
+
     /// Panels that a tile of these rows is wide.
     pub(super) fn panels_together(self) -> usize {
         match self.unit {
@@ -133,7 +139,8 @@ impl BfRows {
     fn in_place(x: View, rows: usize, unit: BfUnit) -> bool {
         let lines = x.stride / TILE_K;
         let whole = x.cols.is_multiple_of(TILE_K) && x.stride.is_multiple_of(TILE_K);
-        let whole_rows = unit == BfUnit::Pairs || rows.is_multiple_of(BLOCK);
+        // The last block begins where it ends with the last row.
+        let whole_rows = unit == BfUnit::Pairs || rows >= BLOCK;
         x.kind == Kind::Bf16 && whole && whole_rows && !lines.is_multiple_of(32)
     }
 }

@@ -10,6 +10,9 @@ use crate::simd::Simd;
 /// Rows, and columns, of one block of sums.
 pub(super) const BLOCK: usize = 32;
 
+/// Rows that the epilogue takes at a time.
+const ROWS_TAKEN: usize = 4;
+
 /// How large a product is.
 pub(super) struct Extent {
     /// Rows of the left factor.
@@ -18,10 +21,16 @@ pub(super) struct Extent {
     pub(super) steps: usize,
     /// Operand tiles of two panels that all rows go through before the next: these stay in the first-level cache.
     pub(super) steps_together: usize,
+    /// Pairs of panels that have their turn with so many operand tiles of all rows, before those of the next `k` come: more
+    /// than one where the rows do not fit a cache.
+    pub(super) pairs_together: usize,
 }
 
 /// What computes the sums of blocks. A sum takes four bytes.
 pub(super) trait BlockProduct {
+    /// Where a job is.
+    type Cursor;
+
     /// Parts of `steps` operand tiles, between which the epilogue of the block before may run.
     fn parts(&self, steps: usize) -> usize;
 
@@ -29,11 +38,13 @@ pub(super) trait BlockProduct {
     ///
     /// # Safety
     /// The block's rows and panels are readable, `sums` has room for it, and the CPU has what it takes.
-    unsafe fn begin(&self, job: &Job, sums: *mut f32);
+    unsafe fn begin<S: Simd>(&self, job: &Job, sums: *mut f32) -> Self::Cursor;
 
+    /// The next part.
+    ///
     /// # Safety
-    /// As for [`Self::begin`], which came before with this job.
-    unsafe fn add<S: Simd>(&self, job: &Job, part: usize);
+    /// There is one; as for [`Self::begin`], which the cursor is of.
+    unsafe fn add<S: Simd>(&self, cursor: &mut Self::Cursor);
 
     /// After the last part: the sums are written.
     ///
@@ -69,21 +80,20 @@ pub(super) unsafe fn walk<S: Simd, E: Epilogue>(
     // SAFETY: the caller's promise; a block has its slot until it is taken.
     unsafe {
         loop {
-            let there = job.panel < job.end;
+            let there = job.is_there();
             let sums = memory.as_mut_ptr().add(job.slot * BLOCK * BLOCK);
             let last = job.step + job.steps() == job.all_steps;
             if there && last {
                 outputs.ask::<S>(job.row, job.rows(), job.panel, job.count());
             }
-            if there {
-                product.begin(&job, sums);
-            }
+            let mut cursor = if there { Some(product.begin::<S>(&job, sums)) } else { None };
             let parts = if there { product.parts(job.steps()) } else { 1 };
+            let rows = BLOCK.div_ceil(parts).next_multiple_of(ROWS_TAKEN);
             for part in 0..parts {
-                if there {
-                    product.add::<S>(&job, part);
+                if let Some(cursor) = &mut cursor {
+                    product.add::<S>(cursor);
                 }
-                before.up_to::<S>((part + 1) * BLOCK / parts, product);
+                before.up_to::<S>((part + 1) * rows, product);
             }
             if !there {
                 break;
@@ -98,10 +108,14 @@ pub(super) unsafe fn walk<S: Simd, E: Epilogue>(
 }
 
 /// A block of rows by two panels by some `k`.
+#[derive(Clone, Copy)]
 pub(super) struct Job {
     pub(super) panel: usize,
     /// Where the panels end.
     end: usize,
+    /// The first panel of those that have the same `k` together, and how many these are.
+    first_panel: usize,
+    together: usize,
     /// The first row.
     pub(super) row: usize,
     all_rows: usize,
@@ -116,13 +130,15 @@ pub(super) struct Job {
 }
 
 impl Job {
-    fn first(extent: Extent, panels: std::ops::Range<usize>) -> Self {
-        let Extent { rows: all_rows, steps: all_steps, steps_together: most } = extent;
+    pub(super) fn first(extent: Extent, panels: std::ops::Range<usize>) -> Self {
+        let Extent { rows: all_rows, steps: all_steps, steps_together: most, pairs_together } = extent;
         // Sums of a block are taken while those of the next are made; when `k` is cut, all blocks wait for its end.
-        let slots = if all_steps <= most { 2 } else { all_rows.div_ceil(BLOCK) + 1 };
+        let slots = if all_steps <= most { 2 } else { pairs_together * all_rows.div_ceil(BLOCK) + 1 };
         Self {
             panel: panels.start,
             end: panels.end,
+            first_panel: panels.start,
+            together: 2 * pairs_together,
             row: 0,
             all_rows,
             step: 0,
@@ -131,6 +147,12 @@ impl Job {
             slot: 0,
             slots,
         }
+    }
+
+    /// Whether there is anything to do.
+    #[inline(always)]
+    pub(super) fn is_there(&self) -> bool {
+        self.panel < self.end
     }
 
     /// Rows that count.
@@ -157,24 +179,36 @@ impl Job {
         [self.panel, self.panel + self.count() - 1]
     }
 
-    /// All rows, then the next `k`, then the next panels: panels stay in the first-level cache.
+    /// All rows, then the next panels, then the next `k`: panels stay in the first-level cache.
     #[inline(always)]
     fn advance(&mut self) {
-        let blocks = self.all_rows.div_ceil(BLOCK);
         self.row += BLOCK;
         self.slot += 1;
         if self.row >= self.all_rows {
-            self.row = 0;
-            self.step += self.most;
-            if self.step >= self.all_steps {
-                self.step = 0;
-                self.panel += 2;
-            } else {
-                // Back to the sums of the first block.
-                self.slot += self.slots - blocks;
-            }
+            self.next_panels();
         }
         self.slot %= self.slots;
+    }
+
+    /// The first rows again, with other panels or another `k`.
+    #[inline(always)]
+    pub(super) fn next_panels(&mut self) {
+        self.row = 0;
+        self.panel += 2;
+        let end = self.end.min(self.first_panel + self.together);
+        if self.panel < end {
+            return;
+        }
+        self.step += self.most;
+        if self.step >= self.all_steps {
+            self.step = 0;
+            self.first_panel = end;
+        } else {
+            // Back to the sums of the first block.
+            let pairs = (end - self.first_panel).div_ceil(2);
+            self.slot += self.slots - pairs * self.all_rows.div_ceil(BLOCK);
+        }
+        self.panel = self.first_panel;
     }
 }
 
@@ -213,9 +247,9 @@ impl Finished {
             unsafe {
                 let (sums, row) = (self.sums.add(self.done * BLOCK), self.row + self.done);
                 self.done += match (self.count, self.rows - self.done) {
-                    (2, 4..) => {
-                        product.take::<S, 4, 2>(sums, row, self.panel);
-                        4
+                    (2, ROWS_TAKEN..) => {
+                        product.take::<S, ROWS_TAKEN, 2>(sums, row, self.panel);
+                        ROWS_TAKEN
                     }
                     (2, _) => {
                         product.take::<S, 1, 2>(sums, row, self.panel);

@@ -12,6 +12,9 @@
 
 use std::marker::PhantomData;
 
+#[cfg(target_arch = "x86_64")]
+use std::ops::Range;
+
 use half::f16;
 use ocelli_plan::BlockFormat;
 
@@ -70,14 +73,18 @@ impl<C: Codes> Encoded for Blocks<C> {
         Blocks::source(self)
     }
 
+    fn group(self, panel: usize, group: usize) -> (*const u8, usize) {
+        (self.at.wrapping_add(panel * self.panel_stride + group * C::BYTES), C::BYTES)
+    }
+
     #[inline(always)]
-    unsafe fn expand<S: Simd>(self, panel: usize, to: *mut half::bf16) {
+    unsafe fn expand<S: Simd>(self, panel: usize, groups: Range<usize>, to: *mut half::bf16) {
         // SAFETY: the caller's promise.
         unsafe {
             let (codes, scales) = self.panel(panel);
-            for group in 0..self.groups {
+            for (i, group) in groups.enumerate() {
                 let scales = S::load_f16(scales.add(group * LANES));
-                C::expand::<S>(codes.add(group * C::BYTES), scales, to.add(group * GROUP * LANES));
+                C::expand::<S>(codes.add(group * C::BYTES), scales, to.add(i * GROUP * LANES));
             }
         }
     }

@@ -17,6 +17,8 @@
 //! Three lines hold four of an expanded panel (pairs of `k` of sixteen columns). Bits 0..12 of a word: place in the
 //! table (5), mantissa (7). Bits 12..16 of the three hold the value of the fourth line, its lowest bits in the first.
 
+use std::ops::Range;
+
 use half::bf16;
 
 use super::bf16_rows::{BfRows, TILE_K};
@@ -185,6 +187,25 @@ impl CompactColumns {
 }
 
 impl Cursor {
+    /// From another group on; a panel has room for so many exceptions.
+    ///
+    /// # Safety
+    /// The group exists, and this is the first.
+    #[inline(always)]
+    unsafe fn from(mut self, group: usize, exceptions: usize) -> Self {
+        // SAFETY: the caller's promise; exceptions lie in order.
+        unsafe {
+            for _ in 0..exceptions {
+                if (*self.exception).place as usize >= group * GROUP_LEN {
+                    break;
+                }
+                self.exception = self.exception.add(1);
+            }
+            self.codes = self.codes.add(group * GROUP_BYTES);
+        }
+        self
+    }
+
     /// Write the next group in bf16, and go on. `first` is the place of its first value in the expanded panel.
     ///
     /// # Safety
@@ -230,14 +251,18 @@ impl Encoded for CompactColumns {
         Source { at: self.at, panel_bytes: panel_bytes(self.k), first: 0 }
     }
 
+    fn group(self, panel: usize, group: usize) -> (*const u8, usize) {
+        let at = panel * panel_bytes(self.k) + codes_at(self.k) + group * GROUP_BYTES;
+        (self.at.wrapping_add(at), GROUP_BYTES)
+    }
+
     #[inline(always)]
-    unsafe fn expand<S: Simd>(self, panel: usize, to: *mut bf16) {
+    unsafe fn expand<S: Simd>(self, panel: usize, groups: Range<usize>, to: *mut bf16) {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut cursor = self.panel(panel);
-            for group in 0..self.groups() {
-                let first = group * GROUP_LEN;
-                cursor.expand::<S>(first, to.add(first).cast());
+            let mut cursor = self.panel(panel).from(groups.start, exceptions(self.k));
+            for (i, group) in groups.enumerate() {
+                cursor.expand::<S>(group * GROUP_LEN, to.add(i * GROUP_LEN).cast());
             }
         }
     }
@@ -444,6 +469,21 @@ mod tests {
         }
     }
 
+    /// Then several panels go through the same `k` of all rows, before the next.
+    #[test]
+    fn rows_that_no_cache_holds_have_the_bits_of_bf16() {
+        let (pool, (rows, n, k)) = (Pool::new(1), (300, 1100, 2048));
+        for isa in isas() {
+            let (store, decl) = store(n, k, isa, values(n * k));
+            let mut x = Rng::new(7).values(rows * k);
+            let [want, got] = [Stored::Bf16, Stored::Compact].map(|stored| {
+                let matrix = store.new_matrix(&decl, stored, &pool).unwrap();
+                product(isa, &pool, &mut x, rows, &matrix, n)
+            });
+            check(isa, rows, &got, &want, &format!("{isa} {rows}x{k}x{n}"));
+        }
+    }
+
     #[test]
     fn gated_products_have_the_bits_of_bf16() {
         let pool = Pool::new(2);
@@ -497,7 +537,11 @@ mod tests {
         unsafe fn run<S: Simd>(self) {
             if S::BF16_PRODUCTS {
                 // SAFETY: the caller has one panel and room for it.
-                unsafe { self.0.expand::<S>(0, self.1) }
+                unsafe {
+                    let groups = self.0.groups();
+                    self.0.expand::<S>(0, 0..groups / 3, self.1);
+                    self.0.expand::<S>(0, groups / 3..groups, self.1.add(groups / 3 * GROUP_LEN));
+                }
             }
         }
     }

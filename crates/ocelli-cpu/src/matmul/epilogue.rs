@@ -3,11 +3,12 @@
 //! Epilogues are inlined into the products, which are functions of their instruction set. WebAssembly has one set for the
 //! whole module, so there they are functions of their own: a page loads less.
 
+use half::bf16;
 use ocelli_plan::Activation;
 
-use crate::math::{activate_rows, sigmoid};
+use crate::math::{activate_rows, gelu_bf16, sigmoid};
 use crate::simd::{LANES, Simd};
-use crate::view::View;
+use crate::view::{Kind, View};
 
 /// Takes a finished tile of sums.
 pub(crate) trait Epilogue: Sync {
@@ -120,6 +121,39 @@ impl Epilogue for Finish<'_> {
         col: usize,
         sums: [[S::F; NP]; MR],
     ) {
+        // SAFETY: the caller's promise, and what is asked of the output.
+        unsafe {
+            if S::BF16_PRODUCTS && NP == 2 && self.has_lines(col) {
+                let mut pairs = [[sums[0][0]; 2]; MR];
+                for i in 0..MR {
+                    pairs[i] = [sums[i][0], sums[i][1]];
+                }
+                return self.lines::<S, MR>(row, col, pairs);
+            }
+            // A copy: this one lies in memory, see `Outputs::take`.
+            let mut others = [[S::zero(); NP]; MR];
+            for i in 0..MR {
+                for p in 0..NP {
+                    others[i][p] = sums[i][p];
+                }
+            }
+            self.vectors::<S, MR, NP>(row, col, others);
+        }
+    }
+}
+
+impl Finish<'_> {
+    /// [`Epilogue::finish`] for whatever there is.
+    ///
+    /// # Safety
+    /// As for [`Epilogue::finish`].
+    #[inline(always)]
+    unsafe fn vectors<S: Simd, const MR: usize, const NP: usize>(
+        &self,
+        row: usize,
+        col: usize,
+        sums: [[S::F; NP]; MR],
+    ) {
         // Loops over rows inside of each choice, whose vectors are independent of each other. Not closures: see `Scratch`.
         for p in 0..NP {
             let c = col + p * LANES;
@@ -153,6 +187,63 @@ impl Epilogue for Finish<'_> {
             }
         }
     }
+
+    /// Whether [`Self::lines`] can write the 32 columns from `col` on.
+    #[inline(always)]
+    fn has_lines(&self, col: usize) -> bool {
+        let simple = matches!(self.activation, Activation::None | Activation::Gelu);
+        let bf16 = self.out.kind == Kind::Bf16 && self.residual.is_none_or(|r| r.kind == Kind::Bf16);
+        simple && bf16 && col + 2 * LANES <= self.out.cols
+    }
+
+    /// [`Epilogue::finish`] for bf16, a line of each row, with few choices in the way: on tiles, this takes as long as the
+    /// products.
+    ///
+    /// # Safety
+    /// As for [`Epilogue::finish`], and where [`Self::has_lines`] says so.
+    #[inline(always)]
+    unsafe fn lines<S: Simd, const MR: usize>(&self, row: usize, col: usize, mut v: [[S::F; 2]; MR]) {
+        // SAFETY: the columns are in the output and in its residual; vectors are padded to whole panels.
+        unsafe {
+            if let Some(bias) = self.bias {
+                let bias = load_two::<S>(bias, col);
+                for v in &mut v {
+                    *v = [S::add(v[0], bias[0]), S::add(v[1], bias[1])];
+                }
+            }
+            if self.activation == Activation::Gelu {
+                for v in &mut v {
+                    *v = [gelu_bf16::<S>(v[0]), gelu_bf16::<S>(v[1])];
+                }
+            }
+            if let Some(scale) = self.scale {
+                let scale = load_two::<S>(scale, col);
+                for v in &mut v {
+                    *v = [S::mul(v[0], scale[0]), S::mul(v[1], scale[1])];
+                }
+            }
+            if let Some(residual) = self.residual {
+                for (i, v) in v.iter_mut().enumerate() {
+                    let at = residual.row::<bf16>(row + i).add(col).cast_const();
+                    *v = [S::add(v[0], S::load_bf16(at)), S::add(v[1], S::load_bf16(at.add(LANES)))];
+                }
+            }
+            for (i, v) in v.iter().enumerate() {
+                S::store_bf16_line(self.out.row::<bf16>(row + i).add(col), v[0], v[1]);
+            }
+        }
+    }
+}
+
+/// Two vectors from column `col` on.
+///
+/// # Safety
+/// They are there; the CPU has `S`.
+#[inline(always)]
+unsafe fn load_two<S: Simd>(values: &[f32], col: usize) -> [S::F; 2] {
+    debug_assert!(col + 2 * LANES <= values.len());
+    // SAFETY: the caller's promise.
+    unsafe { [S::load(values.as_ptr().add(col)), S::load(values.as_ptr().add(col + LANES))] }
 }
 
 /// `out = silu(gate) * up`, gate and up panels taking turns.

@@ -1,9 +1,12 @@
 //! Products of several rows with matrices that are kept as codes, where bf16 is multiplied by bf16: some panels are
 //! expanded once for all rows, in scratch that stays in the second-level cache.
 
+use std::ops::Range;
+
 use half::bf16;
 
-use super::bf16_rows::{self, BfRows};
+use super::bf16_rows::{self, BfRows, TILE_K};
+use super::bf16_tiles;
 use super::epilogue::{Epilogue, Outputs};
 use super::tile::{Columns, Source};
 use crate::scratch::Scratch;
@@ -17,11 +20,14 @@ pub(super) trait Encoded: Copy {
     /// Where the codes are.
     fn source(self) -> Source;
 
-    /// Write a panel in bf16, pairs of `k` interleaved.
+    /// Where the codes of a group of 32 `k` are, which may be beyond the last, and the bytes to those of the next.
+    fn group(self, panel: usize, group: usize) -> (*const u8, usize);
+
+    /// Write groups of a panel in bf16, pairs of `k` interleaved.
     ///
     /// # Safety
-    /// The panel exists; room for [`Self::panel_len`] values at `to`; the CPU has `S`.
-    unsafe fn expand<S: Simd>(self, panel: usize, to: *mut bf16);
+    /// They exist; room for them at `to`; the CPU has `S`.
+    unsafe fn expand<S: Simd>(self, panel: usize, groups: Range<usize>, to: *mut bf16);
 }
 
 /// The product of all rows with some panels, a few at a time. To run it, rows and panels must be readable, the epilogue
@@ -38,6 +44,10 @@ impl<B: Encoded, E: Epilogue> Kernel for Product<'_, B, E> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let Self { a, b, outputs } = self;
+        if a.has_blocks() {
+            // SAFETY: the caller's promise.
+            return unsafe { bf16_tiles::product_of_codes::<S, B, E>(a, b, outputs) };
+        }
         let (panel_len, together) = (b.panel_len(), a.panels_together());
         let mut memory = Scratch::take((together * panel_len).div_ceil(2));
         let expanded: *mut bf16 = memory.as_mut_ptr().cast();
@@ -46,7 +56,8 @@ impl<B: Encoded, E: Epilogue> Kernel for Product<'_, B, E> {
             // SAFETY: the caller's promise; the scratch holds these panels in bf16.
             unsafe {
                 for panel in panels.clone() {
-                    b.expand::<S>(panel, expanded.add((panel - first) * panel_len));
+                    let to = expanded.add((panel - first) * panel_len);
+                    b.expand::<S>(panel, 0..panel_len / (TILE_K * LANES), to);
                 }
                 let columns =
                     Columns { at: expanded.cast_const(), panel_stride: panel_len, k_stride: LANES, first };

@@ -367,49 +367,64 @@ impl<E: Epilogue> Kernel for Product<'_, E> {
         // SAFETY: the caller's promise.
         unsafe {
             let _tiles = if unit.is_tiles() { Some(tiles::configure()) } else { None };
-            walk::<S, E>(&self, &self.outputs, Extent { rows, steps, steps_together });
+            walk::<S, E>(&self, &self.outputs, Extent { rows, steps, steps_together, pairs_together: 1 });
         }
     }
 }
 
 impl<E: Epilogue> Product<'_, E> {
-    /// The rows and the panels of a job, from an operand tile on.
+    /// The rows and the panels of a job, from its first operand tile on.
     ///
     /// # Safety
     /// They exist.
     #[inline(always)]
-    unsafe fn operands(&self, job: &Job, step: usize) -> (*const i8, [*const i8; 2]) {
+    unsafe fn operands(&self, job: &Job) -> Cursor {
         // SAFETY: the caller's promise.
         unsafe {
-            let left = self.a.at.add(job.row * self.a.stride + step * TILE_K);
-            (left, job.panels().map(|panel| self.b.codes(panel).add(step * OPERAND)))
+            Cursor {
+                rows: self.a.at.add(job.row * self.a.stride + job.step * TILE_K),
+                columns: job.panels().map(|panel| self.b.codes(panel).add(job.step * OPERAND)),
+            }
         }
     }
 }
 
+/// Where a block of rows meets two panels.
+pub(super) struct Cursor {
+    rows: *const i8,
+    columns: [*const i8; 2],
+}
+
 impl<E: Epilogue> BlockProduct for Product<'_, E> {
+    type Cursor = Cursor;
+
     #[inline(always)]
     fn parts(&self, steps: usize) -> usize {
         if self.a.unit.is_tiles() { steps } else { 1 }
     }
 
     #[inline(always)]
-    unsafe fn begin(&self, job: &Job, sums: *mut f32) {
-        if self.a.unit.is_tiles() {
-            // SAFETY: the caller's promise.
-            unsafe { tiles::begin(job.step == 0, sums) }
+    unsafe fn begin<S: Simd>(&self, job: &Job, sums: *mut f32) -> Cursor {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if self.a.unit.is_tiles() {
+                tiles::begin(job.step == 0, sums);
+            }
+            self.operands(job)
         }
     }
 
     #[inline(always)]
-    unsafe fn add<S: Simd>(&self, job: &Job, part: usize) {
+    unsafe fn add<S: Simd>(&self, cursor: &mut Cursor) {
         if self.a.unit.is_tiles() {
+            let upper = cursor.rows;
             // SAFETY: the tiles read whole blocks, for which rows are padded.
             unsafe {
-                let (upper, columns) = self.operands(job, job.step + part);
-                let lower = upper.add(BLOCK / 2 * self.a.stride);
-                tiles::multiply([upper, lower], self.a.stride, columns);
+                let lower = upper.wrapping_add(BLOCK / 2 * self.a.stride);
+                tiles::multiply([upper, lower], self.a.stride, cursor.columns);
             }
+            cursor.rows = upper.wrapping_add(TILE_K);
+            cursor.columns = cursor.columns.map(|at| at.wrapping_add(OPERAND));
         }
     }
 
@@ -420,7 +435,7 @@ impl<E: Epilogue> BlockProduct for Product<'_, E> {
             if self.a.unit.is_tiles() {
                 return tiles::store(sums_at);
             }
-            let (left, columns) = self.operands(job, 0);
+            let Cursor { rows: left, columns } = self.operands(job);
             sums(self.a.unit, left, self.a.stride, job.rows(), columns, self.a.steps, sums_at.cast());
         }
     }

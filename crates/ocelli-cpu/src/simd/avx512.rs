@@ -127,6 +127,17 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
         }
     }
     #[inline(always)]
+    unsafe fn store_bf16_line(p: *mut bf16, a: __m512, b: __m512) {
+        unsafe {
+            if BF16 {
+                let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a));
+                return _mm512_storeu_si512(p.cast(), both);
+            }
+            Self::store_bf16(p, a);
+            Self::store_bf16(p.add(16), b);
+        }
+    }
+    #[inline(always)]
     unsafe fn bf16_pairs(a: __m512, b: __m512) -> __m512 {
         unsafe {
             let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(a));
@@ -251,6 +262,11 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     unsafe fn max(a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn magnitude_up_to(a: __m512, most: __m512) -> __m512 {
+        // The smaller of the magnitudes, without a sign.
+        unsafe { _mm512_range_ps::<0b1010>(a, most) }
     }
     #[inline(always)]
     unsafe fn round(a: __m512) -> __m512 {

@@ -108,6 +108,15 @@ pub(crate) unsafe trait Simd: Copy + 'static {
             Self::load_bf16(full.as_ptr())
         }
     }
+    /// Store 32 values: `a`, then `b`, rounded as by `store_bf16`.
+    #[inline(always)]
+    unsafe fn store_bf16_line(p: *mut bf16, a: Self::F, b: Self::F) {
+        // SAFETY: the caller promises 32 writable values.
+        unsafe {
+            Self::store_bf16(p, a);
+            Self::store_bf16(p.add(LANES), b);
+        }
+    }
     /// Load 32 values `a0 b0 a1 b1 …` as `(a, b)`.
     unsafe fn load_bf16_pairs(p: *const bf16) -> (Self::F, Self::F);
 
@@ -256,6 +265,12 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller of the magnitude of `a` and a positive `most`.
+    #[inline(always)]
+    unsafe fn magnitude_up_to(a: Self::F, most: Self::F) -> Self::F {
+        // SAFETY: the caller's promise.
+        unsafe { Self::min(Self::max(a, Self::sub(Self::zero(), a)), most) }
+    }
     /// Nearest integer, ties to even.
     unsafe fn round(a: Self::F) -> Self::F;
     /// `a * 2^n` for integral `n` in -126..=127.

@@ -174,6 +174,12 @@ impl Check for Rounding {
                 S::store_bf16(got.as_mut_ptr(), S::load(v.as_ptr()));
                 assert!((0..LANES).all(|i| is_right(got[i], want[i])), "{name}: {v:?} became {got:?}");
                 let other = S::load(ramp(3.0).as_ptr());
+                S::store_bf16_line(got.as_mut_ptr(), other, S::load(v.as_ptr()));
+                assert!(
+                    (0..LANES).all(|i| is_right(got[LANES + i], want[i])),
+                    "{name}: {v:?} became {got:?}"
+                );
+                assert_eq!(got[..LANES], ramp(3.0).map(bf16::from_f32), "{name}");
                 S::store_bf16_pairs(got.as_mut_ptr(), S::load(v.as_ptr()), other);
                 assert!((0..LANES).all(|i| is_right(got[2 * i], want[i])), "{name}: {v:?} became {got:?}");
                 S::store_bf16_pairs(got.as_mut_ptr(), other, S::load(v.as_ptr()));
@@ -282,8 +288,8 @@ impl Arithmetic {
     /// # Safety
     /// The CPU has `S`.
     #[inline(always)]
-    unsafe fn all<S: Simd>(a: &Vector, b: &Vector, c: &Vector) -> [Vector; 7] {
-        let mut out = [[0.0; LANES]; 7];
+    unsafe fn all<S: Simd>(a: &Vector, b: &Vector, c: &Vector) -> [Vector; 8] {
+        let mut out = [[0.0; LANES]; 8];
         // SAFETY: whole vectors.
         unsafe {
             let (a, b, c) = (S::load(a.as_ptr()), S::load(b.as_ptr()), S::load(c.as_ptr()));
@@ -294,11 +300,13 @@ impl Arithmetic {
             S::store(out[4].as_mut_ptr(), S::max(a, b));
             S::store(out[FMA].as_mut_ptr(), S::fma(a, b, c));
             S::store(out[6].as_mut_ptr(), S::round(a));
+            let most = S::max(b, S::sub(S::zero(), b));
+            S::store(out[7].as_mut_ptr(), S::magnitude_up_to(a, most));
         }
         out
     }
 
-    fn plain(a: &Vector, b: &Vector, c: &Vector, fused: bool) -> [Vector; 7] {
+    fn plain(a: &Vector, b: &Vector, c: &Vector, fused: bool) -> [Vector; 8] {
         let of = |f: &dyn Fn(f32, f32) -> f32| std::array::from_fn(|i| f(a[i], b[i]));
         let fma = std::array::from_fn(|i| if fused { a[i].mul_add(b[i], c[i]) } else { a[i] * b[i] + c[i] });
         [
@@ -309,6 +317,7 @@ impl Arithmetic {
             of(&f32::max),
             fma,
             a.map(f32::round_ties_even),
+            of(&|a, b| a.abs().min(b.abs())),
         ]
     }
 }
