@@ -268,7 +268,8 @@ mod tests {
             assert!((1e8..1e12).contains(&limits.read_bytes_per_s), "{isa}: {limits:?}");
             assert!((1e8..1e13).contains(&limits.f32_flops), "{isa}: {limits:?}");
             if let Some(bf16) = limits.bf16_flops {
-                assert!(bf16 > limits.f32_flops, "{isa}: {limits:?}");
+                // CPUs with AMX multiply pairs without it half as quick as f32.
+                assert!(bf16 > limits.f32_flops / 4.0, "{isa}: {limits:?}");
             }
         }
     }

@@ -3,7 +3,6 @@
 
 use half::bf16;
 
-use super::plain;
 use crate::Isa;
 use crate::kv_cache::KvHead;
 use crate::kv_tiles::KvTiles;
@@ -162,8 +161,8 @@ unsafe fn attend<S: Simd>(queries: BfRows, block: Block, kv: &KvTiles, out: View
     // SAFETY: the scratch holds the scores and, behind them, a number a row; the other one the weights.
     unsafe {
         let inverse = scores.add(rows * stride);
-        let view = View::scratch(scores, rows, panels * LANES, stride);
-        product::<S, _>(queries, kv.keys(), Outputs::new(0..panels, &plain(view), 0));
+        let epilogue = Scores { at: scores, stride };
+        product::<S, _>(queries, kv.keys(), Outputs::new(0..panels, &epilogue, 0));
         let weights = BfRows::view(weight_memory.as_mut_ptr().cast(), rows, all);
         for r in 0..rows {
             let seen = seen + step * (r / group);
@@ -205,6 +204,34 @@ unsafe fn exponentials<S: Simd>(x: *const f32, n: usize, scale: f32, to: *mut bf
             }
         }
         sum
+    }
+}
+
+/// Stores the sums as they are: where each takes a step or two of the product, there is time for nothing else.
+struct Scores {
+    at: *mut f32,
+    stride: usize,
+}
+
+// SAFETY: who calls `finish` answers for the outputs.
+unsafe impl Sync for Scores {}
+
+impl Epilogue for Scores {
+    const GROUP: usize = 1;
+
+    #[inline(always)]
+    unsafe fn finish<S: Simd, const MR: usize, const NP: usize>(
+        &self,
+        row: usize,
+        col: usize,
+        sums: [[S::F; NP]; MR],
+    ) {
+        for i in 0..MR {
+            for p in 0..NP {
+                // SAFETY: rows have room for whole panels.
+                unsafe { S::store(self.at.add((row + i) * self.stride + col + p * LANES), sums[i][p]) };
+            }
+        }
     }
 }
 
