@@ -10,6 +10,7 @@
 mod attention;
 mod buffer;
 mod conv;
+mod cores;
 mod depthwise;
 mod isa;
 mod kv_cache;

@@ -13,6 +13,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::cores::Cores;
+
 /// Between two ops of one token a worker stays awake; after this it sleeps.
 const SPIN: Duration = Duration::from_micros(100);
 /// The caller waits about as long for the last chunks of others before it offers them its core.
@@ -29,6 +31,7 @@ thread_local! {
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    cores: Cores,
     /// One job at a time: two models may share a pool.
     in_use: Mutex<()>,
 }
@@ -70,8 +73,10 @@ impl Pool {
             running: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
         });
-        let workers = (1..threads).filter_map(|index| spawn_worker(Arc::clone(&shared), index)).collect();
-        Self { shared, workers, in_use: Mutex::new(()) }
+        let cores = Cores::of(threads);
+        let workers =
+            (1..threads).filter_map(|index| spawn_worker(Arc::clone(&shared), &cores, index)).collect();
+        Self { shared, workers, cores, in_use: Mutex::new(()) }
     }
 
     /// Threads that share what the caller starts.
@@ -90,6 +95,7 @@ impl Pool {
             return;
         }
         let _one_job = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        self.cores.leave_to_workers();
         self.publish(Job { task: erase_lifetime(task), chunks });
         let own = catch_unwind(AssertUnwindSafe(|| {
             let _flush = FlushToZero::enable();
@@ -232,38 +238,18 @@ pub fn available_threads() -> usize {
 }
 
 /// A thread that cannot be had leaves its work to the others. WebAssembly has none.
-fn spawn_worker(shared: Arc<Shared>, index: usize) -> Option<JoinHandle<()>> {
+fn spawn_worker(shared: Arc<Shared>, cores: &Cores, index: usize) -> Option<JoinHandle<()>> {
     if cfg!(target_family = "wasm") {
         return None;
     }
     let name = format!("ocelli-{index}");
+    let cores = cores.clone();
     let start = move || {
-        pin_to_core(index);
+        cores.keep(index);
         shared.work();
     };
     std::thread::Builder::new().name(name).spawn(start).ok()
 }
-
-/// Keep worker `index` on the `index`-th core that the process may use, when there are that many.
-#[cfg(target_os = "linux")]
-fn pin_to_core(index: usize) {
-    // SAFETY: both calls get a set of the size that they are told; failure leaves the thread free.
-    unsafe {
-        let mut allowed: libc::cpu_set_t = std::mem::zeroed();
-        let size = std::mem::size_of::<libc::cpu_set_t>();
-        if libc::sched_getaffinity(0, size, &mut allowed) != 0 {
-            return;
-        }
-        let cores = 0..libc::CPU_SETSIZE as usize;
-        let Some(core) = cores.filter(|&c| libc::CPU_ISSET(c, &allowed)).nth(index) else { return };
-        let mut one: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(core, &mut one);
-        libc::sched_setaffinity(0, size, &one);
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn pin_to_core(_index: usize) {}
 
 /// Treat denormals as zero while this lives: they cost a hundred times an ordinary number.
 struct FlushToZero {
