@@ -3,12 +3,17 @@
 //! Epilogues are inlined into the products, which are functions of their instruction set. WebAssembly has one set for the
 //! whole module, so there they are functions of their own: a page loads less.
 
+#[cfg(target_arch = "x86_64")]
 use half::bf16;
 use ocelli_plan::Activation;
 
-use crate::math::{activate_rows, gelu_bf16, sigmoid};
+#[cfg(target_arch = "x86_64")]
+use crate::math::gelu_bf16;
+use crate::math::{activate_rows, sigmoid};
 use crate::simd::{LANES, Simd};
-use crate::view::{Kind, View};
+#[cfg(target_arch = "x86_64")]
+use crate::view::Kind;
+use crate::view::View;
 
 /// Takes a finished tile of sums.
 pub(crate) trait Epilogue: Sync {
@@ -123,6 +128,7 @@ impl Epilogue for Finish<'_> {
     ) {
         // SAFETY: the caller's promise, and what is asked of the output.
         unsafe {
+            #[cfg(target_arch = "x86_64")]
             if S::BF16_PRODUCTS && NP == 2 && self.has_lines(col) {
                 let mut pairs = [[sums[0][0]; 2]; MR];
                 for i in 0..MR {
@@ -187,7 +193,11 @@ impl Finish<'_> {
             }
         }
     }
+}
 
+/// What only CPUs take that multiply bf16.
+#[cfg(target_arch = "x86_64")]
+impl Finish<'_> {
     /// Whether [`Self::lines`] can write the 32 columns from `col` on.
     #[inline(always)]
     fn has_lines(&self, col: usize) -> bool {
@@ -239,6 +249,7 @@ impl Finish<'_> {
 ///
 /// # Safety
 /// They are there; the CPU has `S`.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 unsafe fn load_two<S: Simd>(values: &[f32], col: usize) -> [S::F; 2] {
     debug_assert!(col + 2 * LANES <= values.len());

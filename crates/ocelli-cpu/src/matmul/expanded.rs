@@ -1,5 +1,6 @@
 //! Products of several rows with matrices that are kept as codes, where bf16 is multiplied by bf16: some panels are
-//! expanded once for all rows, in scratch that stays in the second-level cache.
+//! expanded once for all rows, in scratch that stays in the second-level cache. Blocks of AMX tiles have them expanded as
+//! they go: see [`bf16_tiles`].
 
 use std::ops::Range;
 

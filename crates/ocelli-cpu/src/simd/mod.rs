@@ -109,6 +109,7 @@ pub(crate) unsafe trait Simd: Copy + 'static {
         }
     }
     /// Store 32 values: `a`, then `b`, rounded as by `store_bf16`.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86-64 multiplies in bf16"))]
     #[inline(always)]
     unsafe fn store_bf16_line(p: *mut bf16, a: Self::F, b: Self::F) {
         // SAFETY: the caller promises 32 writable values.
