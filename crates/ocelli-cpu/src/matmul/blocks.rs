@@ -331,7 +331,7 @@ unsafe fn tile<S: Simd, C: Codes, E: Epilogue, const MR: usize, const NP: usize>
         for p in 0..NP {
             (codes[p], scales[p]) = b.panel(panel + p);
         }
-        let ahead = RowAhead::new(b.groups, C::BYTES, NP, b.panel_stride);
+        let ahead = RowAhead::new(RowAhead::BYTES, b.groups, C::BYTES, NP, b.panel_stride);
         for group in 0..b.groups {
             if MR == 1 {
                 // Panels are short: hardware has hardly found their streams when they end.

@@ -21,7 +21,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::bf16_rows::{BfRows, TILE_K};
+use super::bf16_rows::{BfRows, BfUnit, TILE_K};
 use super::epilogue::{Epilogue, Outputs};
 use super::expanded::{self, Encoded};
 use super::tile::{RowAhead, Source};
@@ -302,25 +302,32 @@ impl<E: Epilogue> Kernel for RowProduct<'_, E> {
         let (mut panel, end) = (self.outputs.panels.start, self.outputs.panels.end);
         // SAFETY: the caller's promise, for each part.
         unsafe {
-            // Each panel is a stream from memory: with two of them more arrives than with four.
+            // Each panel is a stream from memory. Of two more arrives than of four, but not on the CPUs that have AMX,
+            // which can have less under way.
+            let tiles = self.a.unit() == BfUnit::Tiles;
+            let ahead = if tiles { RowAhead::BYTES / 2 } else { RowAhead::BYTES };
+            while tiles && panel + 4 <= end {
+                self.panels::<S, 4>(panel, ahead);
+                panel += 4;
+            }
             while panel + 2 <= end {
-                self.panels::<S, 2>(panel);
+                self.panels::<S, 2>(panel, ahead);
                 panel += 2;
             }
             if E::GROUP == 1 && panel < end {
-                self.panels::<S, 1>(panel);
+                self.panels::<S, 1>(panel, ahead);
             }
         }
     }
 }
 
 impl<E: Epilogue> RowProduct<'_, E> {
-    /// The row times `NP` panels.
+    /// The row times `NP` panels, of which memory is asked for so many bytes ahead.
     ///
     /// # Safety
     /// They exist; otherwise as for the whole.
     #[inline(always)]
-    unsafe fn panels<S: Simd, const NP: usize>(&self, panel: usize) {
+    unsafe fn panels<S: Simd, const NP: usize>(&self, panel: usize, ahead: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             let mut sums = [[S::zero(); NP]];
@@ -330,7 +337,7 @@ impl<E: Epilogue> RowProduct<'_, E> {
                 cursors[p] = self.b.panel(panel + p);
                 tables[p] = S::load(cursors[p].table.cast());
             }
-            let ahead = RowAhead::new(self.b.groups(), GROUP_BYTES, NP, panel_bytes(self.b.k));
+            let ahead = RowAhead::new(ahead, self.b.groups(), GROUP_BYTES, NP, panel_bytes(self.b.k));
             for group in 0..self.b.groups() {
                 let next = ahead.from(group, GROUP_BYTES);
                 let (x, first) = (self.a.at.add(group * TILE_K), group * GROUP_LEN);

@@ -97,10 +97,17 @@ pub(super) struct RowAhead {
 
 impl RowAhead {
     /// Of all panels that are read at a time.
-    const BYTES: usize = 8192;
+    pub(super) const BYTES: usize = 8192;
 
-    pub(super) fn new(groups: usize, group_bytes: usize, panels: usize, panel_stride: usize) -> Self {
-        let ahead = Self::BYTES / (panels * group_bytes);
+    /// So many bytes on, at least a group.
+    pub(super) fn new(
+        bytes: usize,
+        groups: usize,
+        group_bytes: usize,
+        panels: usize,
+        panel_stride: usize,
+    ) -> Self {
+        let ahead = (bytes / (panels * group_bytes)).max(1);
         Self { groups, ahead: ahead.min(groups), next_panels: panels * panel_stride }
     }
 
