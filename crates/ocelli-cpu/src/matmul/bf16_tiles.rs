@@ -1,10 +1,11 @@
 //! Products with bf16 matrices on AMX. A packed panel is a run of operand tiles as it is: sixteen columns by 32 `k`, pairs of
-//! `k` interleaved.
+//! `k` interleaved; of codes, the tiles are expanded as rows come to need them.
 
 use std::arch::asm;
 
 use half::bf16;
 
+use super::CACHED_BYTES;
 use super::amx_tiles::{self as tiles, Operand, TILE, Tiles};
 use super::bf16_rows::{BfRows, TILE_K};
 use super::block_walk::{BLOCK, BlockProduct, Extent, Job, walk};
@@ -21,9 +22,7 @@ const AHEAD: usize = 2;
 const TILE_STEPS: usize = 16;
 /// Values of an operand tile.
 const OPERAND: usize = TILE_K * LANES;
-/// Rows of more bytes do not stay in the second-level cache beside everything else.
-const CACHED_BYTES: usize = 1 << 20;
-/// Pairs of panels that go through such rows together.
+/// Pairs of panels that go together through rows that the second-level cache has no room for.
 const PAIRS_TOGETHER: usize = 8;
 
 /// Where the operand tiles of two panels come from.
