@@ -4,8 +4,8 @@
 //! while that one sleeps; there it would compute alone, with the worker waiting for it: always at real-time priority, for
 //! some milliseconds else.
 
-/// The cores that a process may use, in order: of the first thread, the caller, then of each worker. Empty where there
-/// are not so many.
+/// The cores that a process may use, in order: of the first thread, the caller, then of each worker, as far as there are so
+/// many.
 #[derive(Debug, Clone)]
 pub(crate) struct Cores(Vec<usize>);
 
@@ -16,11 +16,10 @@ impl Cores {
         let Some(allowed) = allowed() else { return Self(Vec::new()) };
         // SAFETY: reads a bit of the set.
         let is_in = |&core: &usize| unsafe { libc::CPU_ISSET(core, &allowed) };
-        let cores: Vec<usize> = (0..libc::CPU_SETSIZE as usize).filter(is_in).take(threads).collect();
-        Self(if cores.len() == threads { cores } else { Vec::new() })
+        Self((0..libc::CPU_SETSIZE as usize).filter(is_in).take(threads).collect())
     }
 
-    /// Keep this thread on the core of thread `index`.
+    /// Keep this thread on the core of thread `index`, if it has one.
     pub(crate) fn keep(&self, index: usize) {
         if let Some(&core) = self.0.get(index) {
             allow(&only(core));
