@@ -71,15 +71,17 @@ fn ask_for_tiles() -> bool {
     false
 }
 
-/// Whether this CPU multiplies tiles of 8-bit integers.
+/// Whether this CPU multiplies tiles of 8-bit integers. Asked once: in a virtual machine the question costs as much as
+/// a small product.
 pub(crate) fn has_int8() -> bool {
     const INT8: u32 = 1 << 25;
-    match unit() {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| match unit() {
         Unit::Nobody => false,
         Unit::Hardware => std::arch::x86_64::__cpuid_count(7, 0).edx & INT8 != 0,
         #[cfg(all(feature = "emulate-amx", target_os = "linux"))]
         Unit::Emulated => true,
-    }
+    })
 }
 
 /// Multiply tiles `4 * steps` times without loading any; returns how many operations these were.
