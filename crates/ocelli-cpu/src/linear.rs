@@ -19,22 +19,58 @@ pub(crate) fn linear<E: Epilogue>(isa: Isa, pool: &Pool, x: View, weight: &Matri
     let block = staging.product_block(weight, x.rows, pool.threads());
     let row_blocks = x.rows.div_ceil(block);
     let step = staging.panel_step(weight, x.rows);
-    let steps = weight.panels.div_ceil(step);
-    let splits = (CHUNKS_PER_THREAD * pool.threads()).div_ceil(row_blocks).min(steps);
-    let panel = |split| weight.panels.min(steps * split / splits * step);
+    let shares = match x.rows {
+        1 => Shares::of_one_row(weight.panels.div_ceil(step), pool.threads()),
+        _ => Shares::alike(
+            weight.panels.div_ceil(step),
+            (CHUNKS_PER_THREAD * pool.threads()).div_ceil(row_blocks),
+        ),
+    };
+    let panel = |share| weight.panels.min(shares.start(share) * step);
     let (_memory, x) = staging.share(isa, pool, x);
-    pool.run(row_blocks * splits, &|task| {
-        let (first, split) = (task / splits * block, task % splits);
+    pool.run(row_blocks * shares.count, &|task| {
+        let (first, share) = (task / shares.count * block, task % shares.count);
         isa.dispatch(LinearTask {
             staging,
             x,
             first,
             rows: block.min(x.rows - first),
             weight,
-            panels: panel(split)..panel(split + 1),
+            panels: panel(share)..panel(share + 1),
             epilogue,
         });
     });
+}
+
+/// How steps of a few panels are shared by tasks: some take much, then the others the rest.
+#[derive(Clone, Copy)]
+struct Shares {
+    steps: usize,
+    /// Tasks that take much, and what they take together.
+    first: (usize, usize),
+    count: usize,
+}
+
+impl Shares {
+    fn alike(steps: usize, count: usize) -> Self {
+        let count = count.min(steps);
+        Self { steps, first: (count, steps), count }
+    }
+
+    /// A row alone waits for memory, which answers a long stream best: each thread takes most of its share at once, and
+    /// as it may be late, the rest in smaller ones.
+    fn of_one_row(steps: usize, threads: usize) -> Self {
+        Self { steps, first: (threads, steps * 3 / 4), count: 3 * threads }
+    }
+
+    /// Where a share begins, which is where the one before it ends.
+    fn start(self, share: usize) -> usize {
+        let (first, most) = self.first;
+        match share.checked_sub(first) {
+            None | Some(0) => most * share / first,
+            Some(late) => most + (self.steps - most) * late / (self.count - first),
+        }
+    }
 }
 
 /// `silu(gate) * up` over all rows.
@@ -136,6 +172,24 @@ impl Kernel for MlpTask<'_, '_> {
                 parts.fc2,
                 Outputs::new(0..parts.fc2.panels, &parts.finish, first),
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Shares;
+
+    #[test]
+    fn shares_follow_each_other_to_the_end() {
+        for steps in 1..70 {
+            for threads in 1..9 {
+                for shares in [Shares::alike(steps, 4 * threads), Shares::of_one_row(steps, threads)] {
+                    let starts: Vec<usize> = (0..=shares.count).map(|share| shares.start(share)).collect();
+                    assert_eq!((starts[0], starts[shares.count]), (0, steps), "{steps} by {threads}");
+                    assert!(starts.is_sorted(), "{steps} by {threads}: {starts:?}");
+                }
+            }
         }
     }
 }
