@@ -5,7 +5,7 @@
 //! so in f32 a row has the same bits alone and beside others, and as the rounding of each step is fixed, on AVX2, AVX-512
 //! and NEON alike. WebAssembly rounds products too: there a row has the same bits alone and beside others, but not these.
 //!
-//! In bf16 this is the way of single rows, which are bound by memory. Several take one that is quicker, where there is
+//! In bf16 this is the way of single rows where there is no quicker one (`single.rs`). Several take one that is quicker, where there is
 //! one: their activations get codes of 8 bits ([`super::grouped`]), or, with AMX, some panels are expanded to bf16 once
 //! for all rows ([`super::expanded`]). So a row of a prefill has the same bits whatever the chunk, as long as it has at
 //! least two rows, and differs from the same row alone by the rounding of its activations, or of its weights.

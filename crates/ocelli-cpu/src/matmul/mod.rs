@@ -34,6 +34,8 @@ mod int8_neon;
 mod int8_sums;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod int8_wasm;
+#[cfg(target_arch = "x86_64")]
+mod single;
 mod tile;
 
 use half::bf16;
@@ -66,6 +68,8 @@ pub(crate) enum Left {
     Int8(int8::Rows8),
     #[cfg(not(target_arch = "wasm32"))]
     Grouped(grouped::GroupedRows),
+    #[cfg(target_arch = "x86_64")]
+    Single(single::SingleRow),
 }
 
 /// How rows are staged for a kernel.
@@ -77,6 +81,8 @@ pub(crate) enum Staging {
     Int8(int8::Staging8),
     #[cfg(not(target_arch = "wasm32"))]
     Grouped(grouped::Staging),
+    #[cfg(target_arch = "x86_64")]
+    Single(single::Staging),
 }
 
 impl Staging {
@@ -91,6 +97,12 @@ impl Staging {
             && let Some(staging) = grouped::Staging::of(isa, x, format)
         {
             return Self::Grouped(staging);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Stored::Blocks(format) = stored
+            && let Some(staging) = single::Staging::of(isa, x, format)
+        {
+            return Self::Single(staging);
         }
         #[cfg(target_arch = "x86_64")]
         if let Some(unit) = BfUnit::of(isa) {
@@ -115,6 +127,8 @@ impl Staging {
             // Codes are expanded once for all rows of a block: the threads share the columns instead.
             #[cfg(not(target_arch = "wasm32"))]
             Self::Grouped(_) => return rows.clamp(64, 512),
+            #[cfg(target_arch = "x86_64")]
+            Self::Single(_) => return 1,
             #[cfg(target_arch = "x86_64")]
             Self::Bf16(_) if weight.is_encoded() => return rows.clamp(64, 512),
             #[cfg(target_arch = "x86_64")]
@@ -157,6 +171,8 @@ impl Staging {
             #[cfg(not(target_arch = "wasm32"))]
             Self::Grouped(_) => grouped::Staging::len(rows, k),
             #[cfg(target_arch = "x86_64")]
+            Self::Single(_) => single::Staging::len(k),
+            #[cfg(target_arch = "x86_64")]
             Self::Bf16(_) => BfRows::len(rows, k).div_ceil(2),
         }
     }
@@ -177,6 +193,8 @@ impl Staging {
             Self::Int8(staging) => staging.view(at, rows, cols),
             #[cfg(not(target_arch = "wasm32"))]
             Self::Grouped(_) => grouped::Staging::view(at, rows, cols),
+            #[cfg(target_arch = "x86_64")]
+            Self::Single(_) => single::Staging::view(at, cols),
             #[cfg(target_arch = "x86_64")]
             Self::Bf16(_) => BfRows::view(at.cast(), rows, cols),
         }
@@ -222,6 +240,8 @@ impl Staging {
         match self {
             #[cfg(not(target_arch = "wasm32"))]
             Self::Grouped(staging) => staging.share(isa, pool, x),
+            #[cfg(target_arch = "x86_64")]
+            Self::Single(staging) => staging.share(isa, x),
             _ => (None, x),
         }
     }
@@ -246,6 +266,8 @@ impl Staging {
                 Self::Int8(staging) => Left::Int8(staging.stage::<S>(x, first, rows, to)),
                 #[cfg(not(target_arch = "wasm32"))]
                 Self::Grouped(staging) => Left::Grouped(staging.shared(x, first, rows)),
+                #[cfg(target_arch = "x86_64")]
+                Self::Single(_) => Left::Single(single::Staging::shared(x)),
                 #[cfg(target_arch = "x86_64")]
                 Self::Bf16(unit) => Left::Bf16(BfRows::stage::<S>(x, first, rows, to.cast(), unit)),
             }
@@ -295,6 +317,10 @@ pub(crate) unsafe fn multiply<S: Simd, E: Epilogue>(left: Left, weight: &Matrix,
         #[cfg(not(target_arch = "wasm32"))]
         if let Left::Grouped(rows) = left {
             return grouped::multiply::<S, E>(rows, weight, outputs);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Left::Single(row) = left {
+            return single::multiply::<S, E>(row, weight, outputs);
         }
         match weight.stored() {
             Stored::Blocks(BlockFormat::Q8) => {

@@ -5,7 +5,7 @@
 //! a value far from the others costs its neighbours their precision, not the whole row. An output is a sum over groups,
 //! in order, of fused multiply-adds of `sum of products of codes`, exact, and `row scale * column scale`. So a row has the
 //! same bits whatever the rows beside it and the instruction set, as long as it is not alone: a single row is bound by
-//! memory, and keeps its activations as they are ([`super::blocks`]).
+//! memory, and keeps its activations as they are ([`super::blocks`]) or in 16 bits.
 //!
 //! Two panels at a time are unpacked to bytes in scratch, four `k` of a column side by side; all rows go over them while
 //! they stay in the second-level cache. Rows of a long `k` do not stay there with them, but more panels at a time, which
@@ -16,7 +16,8 @@ mod rows;
 mod sums;
 
 use ocelli_plan::BlockFormat;
-use panels::{PANEL_GROUP, Unpack, unpack};
+pub(super) use panels::Unpack;
+use panels::{PANEL_GROUP, unpack};
 pub(crate) use rows::{GroupedRows, Staging};
 use sums::sums;
 

@@ -7,7 +7,7 @@ use crate::simd::{LANES, Simd};
 pub(super) const PANEL_GROUP: usize = GROUP * LANES + LANES * size_of::<f32>();
 
 /// Codes that can be written as bytes.
-pub(super) trait Unpack: Codes {
+pub(in super::super) trait Unpack: Codes {
     /// What the bytes are above the values of their codes, for instructions that take them unsigned.
     const OFFSET: i32;
 
