@@ -99,6 +99,13 @@ fn subjects() -> Result<Vec<Subject>, PlanError> {
             all.push(attention(rows, width)?);
         }
     }
+    // A text, and a picture of MobileCLIP2-B.
+    for (rows, width) in [(77, 512), (197, 768)] {
+        all.push(mlp(rows, width, 4 * width)?);
+        all.push(linear(rows, width, 3 * width)?);
+        all.push(linear(rows, width, width)?);
+        all.push(attention(rows, width)?);
+    }
     // Few rows, whose matrices come from memory: sixteen has the last map of MobileCLIP2-S4.
     for rows in [1, 4, 16, 32] {
         all.push(mlp(rows, 2048, 8192)?);

@@ -10,9 +10,6 @@ use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd};
 use crate::view::View;
 
-/// With fewer rows for each thread, threads share the columns.
-const ROWS_PER_THREAD: usize = 64;
-
 /// `epilogue(x W^T)` over all rows.
 pub(crate) fn linear<E: Epilogue>(isa: Isa, pool: &Pool, x: View, weight: &Matrix, epilogue: &E) {
     let staging = Staging::of(isa, x, weight);
@@ -126,7 +123,7 @@ pub(crate) fn mlp(isa: Isa, pool: &Pool, parts: &MlpParts<'_>) {
     let block = staging.row_block(parts.fc2, rows, pool.threads());
     let encoded = parts.fc1.is_encoded() || parts.fc2.is_encoded();
     let alike = staging == Staging::of(isa, parts.x, parts.fc1);
-    if alike && !encoded && rows >= ROWS_PER_THREAD * pool.threads() {
+    if alike && !encoded && rows >= staging.rows_per_thread() * pool.threads() {
         return pool.run(rows.div_ceil(block), &|task| {
             let first = task * block;
             isa.dispatch(MlpTask { staging, parts, first, rows: block.min(rows - first) });

@@ -114,6 +114,28 @@ impl Operand {
     }
 }
 
+/// Add the products of a tile of rows, `stride` bytes apart, with two of columns to the upper half of the sums.
+///
+/// # Safety
+/// Tiles are configured, operands of bf16 are at all three places.
+#[inline(always)]
+pub(super) unsafe fn multiply_upper(rows: *const u8, stride: usize, columns: [*const u8; 2]) {
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "tileloadd tmm4, [{upper} + {s}*1]",
+            "tileloadd tmm6, [{b0} + {t}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{b1} + {t}*1]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            upper = in(reg) rows, b0 = in(reg) columns[0], b1 = in(reg) columns[1],
+            s = in(reg) stride, t = in(reg) 64usize,
+            out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
+            options(readonly, nostack, preserves_flags)
+        );
+    }
+}
+
 /// Add the products of two tiles of rows, `stride` bytes apart, with two of columns to the sums.
 ///
 /// # Safety

@@ -159,10 +159,16 @@ impl<B: Panels, E: Epilogue> Kernel for Product<'_, B, E> {
 }
 
 impl<B: Panels, E: Epilogue> Product<'_, B, E> {
+    /// Rows that are computed for the block with this one: those of a tile, if it has no more.
+    #[inline(always)]
+    fn computed(&self, row: usize) -> usize {
+        if self.a.rows - row / BLOCK * BLOCK <= TILE { TILE } else { BLOCK }
+    }
+
     /// By how many rows the block with this one begins earlier: the last one ends with the last row.
     #[inline(always)]
     fn earlier(&self, row: usize) -> usize {
-        let end = row / BLOCK * BLOCK + BLOCK;
+        let end = row / BLOCK * BLOCK + self.computed(row);
         if self.a.rows < BLOCK { 0 } else { end.saturating_sub(self.a.rows) }
     }
 }
@@ -170,6 +176,8 @@ impl<B: Panels, E: Epilogue> Product<'_, B, E> {
 /// Where a block of rows meets two panels.
 pub(super) struct Cursor {
     rows: *const u8,
+    /// Whether these are of one tile, not two.
+    half: bool,
     columns: [*const u8; 2],
     /// What will be wanted next: some lines of each of two panels.
     next: [*const u8; 2],
@@ -198,6 +206,7 @@ impl<B: Panels, E: Epilogue> BlockProduct for Product<'_, B, E> {
         let (next, lines) = self.b.next(job);
         Cursor {
             rows: self.a.at.wrapping_add(first).cast(),
+            half: self.computed(job.row) == TILE,
             columns: self.b.tiles(job),
             next: next.map(|at| at.wrapping_add(asked * CACHE_LINE)),
             lines: lines.saturating_sub(asked),
@@ -218,8 +227,12 @@ impl<B: Panels, E: Epilogue> BlockProduct for Product<'_, B, E> {
                     *at = at.wrapping_add(AHEAD * CACHE_LINE);
                 }
             }
-            let rows = [cursor.rows, cursor.rows.wrapping_add(TILE * stride)];
-            tiles::multiply(Operand::Bf16, rows, stride, cursor.columns);
+            if cursor.half {
+                tiles::multiply_upper(cursor.rows, stride, cursor.columns);
+            } else {
+                let rows = [cursor.rows, cursor.rows.wrapping_add(TILE * stride)];
+                tiles::multiply(Operand::Bf16, rows, stride, cursor.columns);
+            }
         }
         cursor.rows = cursor.rows.wrapping_add(TILE_K * size_of::<bf16>());
         cursor.columns = cursor.columns.map(|at| at.wrapping_add(self.b.step_bytes()));

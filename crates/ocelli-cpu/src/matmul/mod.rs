@@ -114,6 +114,16 @@ impl Staging {
         Self::F32
     }
 
+    /// With fewer rows for each thread, threads share the columns of a feed-forward: tiles and pairs of bf16 are so quick
+    /// that reading whole matrices for fewer takes longer.
+    pub(crate) fn rows_per_thread(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16(_) => 128,
+            _ => 64,
+        }
+    }
+
     /// Rows that one task takes when `rows` are shared by `threads`: its input and hidden rows stay in
     /// the second-level cache, and all threads have the same work.
     #[cfg_attr(
