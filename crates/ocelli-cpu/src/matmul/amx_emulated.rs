@@ -104,7 +104,7 @@ impl Instruction {
             let (reg, rm) = (usize::from(modrm >> 3 & 7), usize::from(modrm & 7));
             let registers_only = modrm >> 6 == 3;
             let place = || Place::read(at.add(4), !map, registers);
-            // Of the mandatory prefix: 0 none, 2 is F3, 3 is F2.
+            // Of the mandatory prefix: 0 none, 1 is 66, 2 is F3, 3 is F2.
             let (op, len) = match (opcode, prefix & 3, registers_only) {
                 (0x49, 0, false) => {
                     let place = place();
@@ -112,7 +112,8 @@ impl Instruction {
                 }
                 (0x49, 0, true) => (Op::Release, 5),
                 (0x49, 3, true) => (Op::Zero { tile: reg }, 5),
-                (0x4b, 3, false) => {
+                // With a hint about caches, or without.
+                (0x4b, 1 | 3, false) => {
                     let place = place();
                     (Op::Load { tile: reg, from: place.at, stride: place.stride }, 4 + place.len)
                 }

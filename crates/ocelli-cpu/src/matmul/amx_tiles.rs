@@ -1,6 +1,9 @@
 //! The instructions of AMX's tiles. Tiles 0 to 3 hold the sums of a block of 32 by 32 outputs, four bytes each, the
 //! others operands: sixteen rows or columns by 64 bytes of `k`.
 //!
+//! Rows pass through the first-level cache once while the columns stay there: rows are loaded with the hint that they are
+//! not for it (`tileloaddt1`), or they would drive the columns out.
+//!
 //! Stable Rust has no intrinsics for tiles, so they are written as assembly (Intel Software Developer's
 //! Manual, volume 1, chapter 18).
 
@@ -123,7 +126,7 @@ pub(super) unsafe fn multiply_upper(rows: *const u8, stride: usize, columns: [*c
     // SAFETY: as above.
     unsafe {
         asm!(
-            "tileloadd tmm4, [{upper} + {s}*1]",
+            "tileloaddt1 tmm4, [{upper} + {s}*1]",
             "tileloadd tmm6, [{b0} + {t}*1]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tileloadd tmm7, [{b1} + {t}*1]",
@@ -145,12 +148,12 @@ pub(super) unsafe fn multiply(of: Operand, rows: [*const u8; 2], stride: usize, 
     macro_rules! products {
         ($dot:literal) => {
             asm!(
-                "tileloadd tmm4, [{upper} + {s}*1]",
+                "tileloaddt1 tmm4, [{upper} + {s}*1]",
                 "tileloadd tmm6, [{b0} + {t}*1]",
                 concat!($dot, " tmm0, tmm4, tmm6"),
                 "tileloadd tmm7, [{b1} + {t}*1]",
                 concat!($dot, " tmm1, tmm4, tmm7"),
-                "tileloadd tmm5, [{lower} + {s}*1]",
+                "tileloaddt1 tmm5, [{lower} + {s}*1]",
                 concat!($dot, " tmm2, tmm5, tmm6"),
                 concat!($dot, " tmm3, tmm5, tmm7"),
                 upper = in(reg) rows[0], lower = in(reg) rows[1], b0 = in(reg) columns[0], b1 = in(reg) columns[1],
