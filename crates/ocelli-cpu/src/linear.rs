@@ -16,12 +16,10 @@ pub(crate) fn linear<E: Epilogue>(isa: Isa, pool: &Pool, x: View, weight: &Matri
     let block = staging.product_block(weight, x.rows, pool.threads());
     let row_blocks = x.rows.div_ceil(block);
     let step = staging.panel_step(weight, x.rows);
+    let steps = weight.panels.div_ceil(step);
     let shares = match x.rows {
-        1 => Shares::of_one_row(weight.panels.div_ceil(step), pool.threads()),
-        _ => Shares::alike(
-            weight.panels.div_ceil(step),
-            (CHUNKS_PER_THREAD * pool.threads()).div_ceil(row_blocks),
-        ),
+        1 => Shares::of_one_row(steps, pool.threads()),
+        _ => Shares::alike(steps, (CHUNKS_PER_THREAD * pool.threads()).div_ceil(row_blocks)),
     };
     let panel = |share| weight.panels.min(shares.start(share) * step);
     let (_memory, x) = staging.share(isa, pool, x);
@@ -43,29 +41,31 @@ pub(crate) fn linear<E: Epilogue>(isa: Isa, pool: &Pool, x: View, weight: &Matri
 #[derive(Clone, Copy)]
 struct Shares {
     steps: usize,
-    /// Tasks that take much, and what they take together.
-    first: (usize, usize),
+    /// Tasks.
     count: usize,
+    /// Those that take much, and the steps that these take together.
+    first: usize,
+    most: usize,
 }
 
 impl Shares {
     fn alike(steps: usize, count: usize) -> Self {
         let count = count.min(steps);
-        Self { steps, first: (count, steps), count }
+        Self { steps, count, first: count, most: steps }
     }
 
     /// A row alone waits for memory, which answers a long stream best: each thread takes most of its share at once, and
     /// as it may be late, the rest in smaller ones.
     fn of_one_row(steps: usize, threads: usize) -> Self {
-        Self { steps, first: (threads, steps * 3 / 4), count: 3 * threads }
+        Self { steps, count: 3 * threads, first: threads, most: steps * 3 / 4 }
     }
 
     /// Where a share begins, which is where the one before it ends.
     fn start(self, share: usize) -> usize {
-        let (first, most) = self.first;
+        let Self { steps, count, first, most } = self;
         match share.checked_sub(first) {
             None | Some(0) => most * share / first,
-            Some(late) => most + (self.steps - most) * late / (self.count - first),
+            Some(late) => most + (steps - most) * late / (count - first),
         }
     }
 }

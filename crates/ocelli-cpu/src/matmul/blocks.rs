@@ -359,3 +359,19 @@ unsafe fn tile<S: Simd, C: Codes, E: Epilogue, const MR: usize, const NP: usize>
     }
     MR
 }
+
+/// The specification of layouts: the code of a `k` and of a column among those of a group.
+#[cfg(test)]
+pub(super) mod plain_code {
+    use super::LANES;
+
+    pub(in super::super) fn q8(codes: &[u8], k: usize, col: usize) -> i32 {
+        i32::from(codes[k * LANES + col] as i8)
+    }
+
+    pub(in super::super) fn q4(codes: &[u8], k: usize, col: usize) -> i32 {
+        let byte = codes[(k / 8 * LANES + col) * 4 + k % 8 / 2];
+        let code = i32::from(if k.is_multiple_of(2) { byte & 15 } else { byte >> 4 });
+        if code < 8 { code } else { code - 16 }
+    }
+}

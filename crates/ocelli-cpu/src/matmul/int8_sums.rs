@@ -38,6 +38,12 @@ pub(crate) enum Unit {
     Plain,
 }
 
+/// Whether there are dot products of bytes in vectors of AVX-512.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn has_vnni(isa: Isa) -> bool {
+    matches!(isa, Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512) && is_x86_feature_detected!("avx512vnni")
+}
+
 impl Unit {
     /// Whether it is AMX.
     pub(super) fn is_tiles(self) -> bool {
@@ -61,7 +67,7 @@ impl Unit {
             #[cfg(target_arch = "x86_64")]
             Isa::Amx if super::amx::has_int8() => Self::Amx,
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 if is_x86_feature_detected!("avx512vnni") => Self::Vnni,
+            _ if has_vnni(isa) => Self::Vnni,
             #[cfg(target_arch = "x86_64")]
             Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 if is_x86_feature_detected!("avxvnni") => {
                 Self::AvxVnni

@@ -14,7 +14,8 @@ use ocelli_plan::BlockFormat;
 
 use super::blocks::{Blocks, GROUP, Q4, Q8};
 use super::epilogue::{Epilogue, Outputs};
-use super::grouped::Unpack;
+use super::grouped::{Unpack, load_group};
+use super::int8_sums::has_vnni;
 use super::tile::RowAhead;
 use crate::Isa;
 use crate::buffer::CACHE_LINE;
@@ -60,8 +61,7 @@ pub(crate) struct SingleRow {
 impl Staging {
     /// For the product of `x` with a matrix of this format, where that is quicker than other ways.
     pub(crate) fn of(isa: Isa, x: View, format: BlockFormat) -> Option<Self> {
-        let vectors = matches!(isa, Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx);
-        let quicker = vectors && is_x86_feature_detected!("avx512vnni") && format != BlockFormat::Int8;
+        let quicker = has_vnni(isa) && format != BlockFormat::Int8;
         (quicker && x.rows == 1 && x.kind == Kind::Bf16).then_some(Self { format })
     }
 
@@ -212,16 +212,13 @@ impl<C: RowCodes> Kernel for Stage<C> {
 /// The column exists; room for a group at `to`; the CPU has `S`.
 #[inline(always)]
 unsafe fn stage_group<S: Simd, C: RowCodes>(x: View, col: usize, to: *mut RowGroup) {
-    let n = GROUP.min(x.cols - col);
     // SAFETY: the caller's promise.
     unsafe {
-        let first = x.load::<S>(0, col, n.min(LANES));
-        let second = if n > LANES { x.load::<S>(0, col + LANES, n - LANES) } else { S::zero() };
-        let size = S::max(magnitude::<S>(first), magnitude::<S>(second));
-        let (scale, inverse) = group_scale(S::reduce_max(size));
+        let (values, most) = load_group::<S>(x, 0, col);
+        let (scale, inverse) = group_scale(most);
         let (mut high, mut low) = ([0; GROUP / 8], [0; GROUP / 8]);
         let mut totals = [S::zero(); 2];
-        for (half, v) in [first, second].into_iter().enumerate() {
+        for (half, v) in values.into_iter().enumerate() {
             let code = S::round(S::mul(v, S::splat(inverse)));
             let upper = S::round(S::mul(code, S::splat(1.0 / HIGH)));
             let lower = S::fma(upper, S::splat(-HIGH), code);
@@ -245,12 +242,6 @@ unsafe fn stage_group<S: Simd, C: RowCodes>(x: View, col: usize, to: *mut RowGro
 /// Halves of eight bytes each, the lower first.
 fn words(eights: [u64; GROUP / 8]) -> [i32; GROUP / 4] {
     std::array::from_fn(|i| (eights[i / 2] >> (32 * (i % 2))) as i32)
-}
-
-#[inline(always)]
-unsafe fn magnitude<S: Simd>(v: S::F) -> S::F {
-    // SAFETY: the caller's promise: the CPU has `S`.
-    unsafe { S::max(v, S::sub(S::zero(), v)) }
 }
 
 /// Scale of a group with this largest magnitude, and its inverse. Groups below any use are groups of zeros, or the
@@ -377,18 +368,12 @@ unsafe fn add_panels<C: RowCodes, const NP: usize>(
 #[cfg(test)]
 mod tests {
     use half::bf16;
+    use ocelli_testing::Rng;
 
+    use super::super::blocks::plain_code;
     use super::*;
 
     const PANELS_ASKED: usize = 5;
-
-    /// SplitMix64.
-    fn random(state: &mut u64) -> u64 {
-        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
 
     fn stage<C: RowCodes>(isa: Isa, values: &mut [bf16]) -> Vec<RowGroup> {
         let (cols, at) = (values.len(), values.as_mut_ptr().cast());
@@ -484,9 +469,9 @@ mod tests {
     }
 
     fn check_products<C: RowCodes>(code: fn(&[u8], usize, usize) -> i32) {
-        let mut state = 5;
+        let mut rng = Rng::new(5);
         for groups in [1, 2, 3, 28, 152] {
-            let mut byte = |_| random(&mut state) as u8;
+            let mut byte = |_| rng.next_u64() as u8;
             let panels: Vec<Vec<u8>> = (0..PANELS_ASKED)
                 .map(|_| {
                     let mut panel: Vec<u8> = (0..groups * C::BYTES).map(&mut byte).collect();
@@ -498,10 +483,10 @@ mod tests {
             let packed = panels.concat();
             let mut row: Vec<RowGroup> = (0..groups)
                 .map(|_| RowGroup {
-                    high: std::array::from_fn(|_| random(&mut state) as i32),
-                    low: std::array::from_fn(|_| random(&mut state) as i32),
-                    scale: random(&mut state) as u32 as f32 * 1e-12,
-                    starts: [0; 2].map(|_: i32| (random(&mut state) >> 44) as i32 - (1 << 19)),
+                    high: std::array::from_fn(|_| rng.next_u64() as i32),
+                    low: std::array::from_fn(|_| rng.next_u64() as i32),
+                    scale: rng.next_u64() as u32 as f32 * 1e-12,
+                    starts: [0; 2].map(|_: i32| (rng.next_u64() >> 44) as i32 - (1 << 19)),
                     _padding: 0,
                 })
                 .collect();
@@ -532,11 +517,7 @@ mod tests {
         if !is_x86_feature_detected!("avx512vnni") {
             return println!("this CPU does not multiply bytes with AVX-512: not tested");
         }
-        check_products::<Q8>(|codes, k, lane| i32::from(codes[k * LANES + lane] as i8));
-        check_products::<Q4>(|codes, k, lane| {
-            let byte = codes[(k / 8 * LANES + lane) * 4 + k % 8 / 2];
-            let code = i32::from(if k % 2 == 0 { byte & 15 } else { byte >> 4 });
-            if code < 8 { code } else { code - 16 }
-        });
+        check_products::<Q8>(plain_code::q8);
+        check_products::<Q4>(plain_code::q4);
     }
 }

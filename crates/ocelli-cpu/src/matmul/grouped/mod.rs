@@ -18,6 +18,8 @@ mod sums;
 use ocelli_plan::BlockFormat;
 pub(super) use panels::Unpack;
 use panels::{PANEL_GROUP, unpack};
+#[cfg(target_arch = "x86_64")]
+pub(super) use rows::load_group;
 pub(crate) use rows::{GroupedRows, Staging};
 use sums::sums;
 

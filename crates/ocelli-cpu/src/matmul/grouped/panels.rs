@@ -83,6 +83,7 @@ mod tests {
 
     use half::f16;
 
+    use super::super::super::blocks::plain_code;
     use super::*;
     use crate::Isa;
     use crate::simd::Kernel;
@@ -136,11 +137,7 @@ mod tests {
 
     #[test]
     fn bytes_are_the_codes() {
-        check::<Q8>(|codes, k, col| i32::from(codes[k * LANES + col] as i8));
-        check::<Q4>(|codes, k, col| {
-            let byte = codes[(k / 8 * LANES + col) * 4 + k % 8 / 2];
-            let code = i32::from(if k % 2 == 0 { byte & 15 } else { byte >> 4 });
-            if code < 8 { code } else { code - 16 }
-        });
+        check::<Q8>(plain_code::q8);
+        check::<Q4>(plain_code::q4);
     }
 }

@@ -108,14 +108,10 @@ impl Staging {
     /// The column exists; room for a group at `to`; the CPU has `S`.
     #[inline(always)]
     unsafe fn stage_group<S: Simd>(self, x: View, row: usize, col: usize, to: *mut u8) {
-        let n = GROUP.min(x.cols - col);
         // SAFETY: the caller's promise.
         unsafe {
-            let low = x.load::<S>(row, col, n.min(LANES));
-            let high = if n > LANES { x.load::<S>(row, col + LANES, n - LANES) } else { S::zero() };
-            let low_size = S::max(low, S::sub(S::zero(), low));
-            let high_size = S::max(high, S::sub(S::zero(), high));
-            let (scale, inverse) = group_scale(S::reduce_max(S::max(low_size, high_size)));
+            let ([low, high], most) = load_group::<S>(x, row, col);
+            let (scale, inverse) = group_scale(most);
             let low = S::mul(low, S::splat(inverse));
             let high = S::mul(high, S::splat(inverse));
             let codes: *mut i8 = to.cast();
@@ -126,6 +122,23 @@ impl Staging {
             to.add(GROUP).cast::<f32>().write(scale);
             to.add(GROUP + 4).cast::<i32>().write(-self.offset * sum);
         }
+    }
+}
+
+/// The values of a row from column `col` on that are a group, with zeros behind the last, and their largest magnitude.
+///
+/// # Safety
+/// The column exists; the CPU has `S`.
+#[inline(always)]
+pub(in super::super) unsafe fn load_group<S: Simd>(x: View, row: usize, col: usize) -> ([S::F; 2], f32) {
+    let n = GROUP.min(x.cols - col);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let low = x.load::<S>(row, col, n.min(LANES));
+        let high = if n > LANES { x.load::<S>(row, col + LANES, n - LANES) } else { S::zero() };
+        let low_size = S::max(low, S::sub(S::zero(), low));
+        let high_size = S::max(high, S::sub(S::zero(), high));
+        ([low, high], S::reduce_max(S::max(low_size, high_size)))
     }
 }
 

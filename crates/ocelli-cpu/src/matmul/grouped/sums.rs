@@ -324,45 +324,40 @@ unsafe fn dot<const MR: usize>(a: *const u8, stride: usize, panel: *const u8, gr
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use ocelli_testing::Rng;
 
-    /// SplitMix64.
-    fn random(state: &mut u64) -> u64 {
-        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
+    use super::*;
 
     fn scale_of(bits: u64) -> [u8; 4] {
         (bits as u32 as f32 * 1e-12).to_le_bytes()
     }
 
     /// Groups of a row: any codes, and anything that sums may begin with.
-    fn row(groups: usize, state: &mut u64) -> Vec<u8> {
-        let group = |state: &mut u64| {
-            let mut bytes: Vec<u8> = (0..GROUP).map(|_| random(state) as u8).collect();
-            bytes.extend(scale_of(random(state)));
-            bytes.extend(((random(state) >> 40) as i32 - (1 << 23)).to_le_bytes());
+    fn row(groups: usize, rng: &mut Rng) -> Vec<u8> {
+        let group = |rng: &mut Rng| {
+            let mut bytes: Vec<u8> = (0..GROUP).map(|_| rng.next_u64() as u8).collect();
+            bytes.extend(scale_of(rng.next_u64()));
+            bytes.extend(((rng.next_u64() >> 40) as i32 - (1 << 23)).to_le_bytes());
             bytes
         };
-        (0..groups).flat_map(|_| group(state)).collect()
+        (0..groups).flat_map(|_| group(rng)).collect()
     }
 
-    fn panel(groups: usize, most: u64, state: &mut u64) -> Vec<u8> {
-        let group = |state: &mut u64| {
-            let mut bytes: Vec<u8> = (0..GROUP * LANES).map(|_| (random(state) % (most + 1)) as u8).collect();
-            bytes.extend((0..LANES).flat_map(|_| scale_of(random(state))));
+    fn panel(groups: usize, most: u64, rng: &mut Rng) -> Vec<u8> {
+        let group = |rng: &mut Rng| {
+            let mut bytes: Vec<u8> =
+                (0..GROUP * LANES).map(|_| (rng.next_u64() % (most + 1)) as u8).collect();
+            bytes.extend((0..LANES).flat_map(|_| scale_of(rng.next_u64())));
             bytes
         };
-        (0..groups).flat_map(|_| group(state)).collect()
+        (0..groups).flat_map(|_| group(rng)).collect()
     }
 
     fn check(unit: Unit, most: u64) {
-        let mut state = 3;
+        let mut rng = Rng::new(3);
         for groups in [1, 2, 3, 28] {
-            let a: Vec<u8> = (0..ROWS).flat_map(|_| row(groups, &mut state)).collect();
-            let panels = [panel(groups, most, &mut state), panel(groups, most, &mut state)];
+            let a: Vec<u8> = (0..ROWS).flat_map(|_| row(groups, &mut rng)).collect();
+            let panels = [panel(groups, most, &mut rng), panel(groups, most, &mut rng)];
             let b = [panels[0].as_ptr(), panels[1].as_ptr()];
             for rows in 1..=ROWS {
                 let run = |unit| {
