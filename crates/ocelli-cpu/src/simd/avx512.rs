@@ -20,6 +20,7 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
     const TILE_PANELS: usize = 4;
     const CONV_PIXELS: usize = 16;
     const BF16_PRODUCTS: bool = BF16;
+    const LOOKS_UP: bool = true;
 
     #[inline(always)]
     unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
@@ -252,6 +253,10 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
         }
     }
     #[inline(always)]
+    unsafe fn reciprocal_bf16(a: __m512) -> __m512 {
+        unsafe { _mm512_rcp14_ps(a) }
+    }
+    #[inline(always)]
     unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
@@ -267,6 +272,18 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
     unsafe fn magnitude_up_to(a: __m512, most: __m512) -> __m512 {
         // The smaller of the magnitudes, without a sign.
         unsafe { _mm512_range_ps::<0b1010>(a, most) }
+    }
+    #[inline(always)]
+    unsafe fn look_up_quarters(x: __m512, tables: &[[f32; 32]; 3]) -> [__m512; 3] {
+        // So large a number ends with a quarter, and has zero in the five bits that look-ups take.
+        const QUARTERS: f32 = 3.0 * (1 << 20) as f32;
+        const DOWN: i32 = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+        unsafe {
+            // The smaller of the magnitudes, with the sign of `x`: below 4.
+            let x = _mm512_range_ps::<0b0010>(x, _mm512_set1_ps(4.0_f32.next_down()));
+            let piece = _mm512_castps_si512(_mm512_add_round_ps::<DOWN>(x, _mm512_set1_ps(QUARTERS)));
+            [look_up(&tables[0], piece), look_up(&tables[1], piece), look_up(&tables[2], piece)]
+        }
     }
     #[inline(always)]
     unsafe fn round(a: __m512) -> __m512 {
@@ -289,6 +306,16 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
 #[inline(always)]
 fn mask(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
+}
+
+/// What a table has at the places that the lowest five bits of each lane say.
+#[inline(always)]
+unsafe fn look_up(table: &[f32; 32], places: __m512i) -> __m512 {
+    // SAFETY: called with AVX-512 only; a table has two vectors.
+    unsafe {
+        let (low, high) = (_mm512_loadu_ps(table.as_ptr()), _mm512_loadu_ps(table.as_ptr().add(16)));
+        _mm512_permutex2var_ps(low, places, high)
+    }
 }
 
 /// Round to the nearest bf16, ties to even: the same bits as the instruction of avx512_bf16, but for

@@ -49,6 +49,8 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     /// Whether it multiplies bf16 by bf16.
     #[cfg(target_arch = "x86_64")]
     const BF16_PRODUCTS: bool = false;
+    /// Whether [`Self::look_up_quarters`] is quick.
+    const LOOKS_UP: bool = false;
 
     /// Run a kernel as a function of its own: what several kernels need is compiled once, and none of them becomes so
     /// long that the compiler takes minutes.
@@ -262,6 +264,12 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
     /// `1 / a`, at most 2 ULP off, for normal `a`.
     unsafe fn reciprocal(a: Self::F) -> Self::F;
+    /// `1 / a` with a relative error of at most 2^-14.
+    #[inline(always)]
+    unsafe fn reciprocal_bf16(a: Self::F) -> Self::F {
+        // SAFETY: the caller's promise.
+        unsafe { Self::reciprocal(a) }
+    }
     /// `a * b + c` with one rounding; on WebAssembly with two, or as its engine likes: see there.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
@@ -271,6 +279,24 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     unsafe fn magnitude_up_to(a: Self::F, most: Self::F) -> Self::F {
         // SAFETY: the caller's promise.
         unsafe { Self::min(Self::max(a, Self::sub(Self::zero(), a)), most) }
+    }
+    /// Of the piece that each lane is in, what three tables have. A piece is a quarter of -4..4; what is beyond is in the first
+    /// or the last. The upper half of the pieces comes first in a table.
+    #[inline(always)]
+    unsafe fn look_up_quarters(x: Self::F, tables: &[[f32; 32]; 3]) -> [Self::F; 3] {
+        let mut lanes = [0.0; LANES];
+        let mut found = [[0.0; LANES]; 3];
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self::store(lanes.as_mut_ptr(), x);
+            for (lane, x) in lanes.into_iter().enumerate() {
+                let piece = (4.0 * x).floor().clamp(-16.0, 15.0) as i32;
+                for (found, table) in found.iter_mut().zip(tables) {
+                    found[lane] = table[(piece & 31) as usize];
+                }
+            }
+            [Self::load(found[0].as_ptr()), Self::load(found[1].as_ptr()), Self::load(found[2].as_ptr())]
+        }
     }
     /// Nearest integer, ties to even.
     unsafe fn round(a: Self::F) -> Self::F;

@@ -369,6 +369,12 @@ impl Check for Functions {
                 let ulps = i64::from(got.to_bits()) - i64::from((1.0 / a).to_bits());
                 assert!(ulps.abs() <= 2, "{name}: 1/{a} is off by {ulps}");
             }
+            // SAFETY: whole vectors.
+            unsafe { S::store(out.as_mut_ptr(), S::reciprocal_bf16(S::load(a.as_ptr()))) };
+            for (&a, got) in a.iter().zip(out) {
+                let error = f64::from(got) * f64::from(a) - 1.0;
+                assert!(error.abs() <= 2.0_f64.powi(-14), "{name}: 1/{a} is off by {error}");
+            }
         }
         for first in (-126..=112).step_by(14) {
             let n = ramp(first as f32);
@@ -401,4 +407,44 @@ impl Check for Functions {
 #[test]
 fn reciprocals_powers_and_reductions() {
     on_every_set(&Functions);
+}
+
+struct LookUps;
+
+impl Check for LookUps {
+    #[inline(always)]
+    unsafe fn check<S: Simd>(&self, name: &str) {
+        let tables: [[f32; 32]; 3] =
+            std::array::from_fn(|table| std::array::from_fn(|piece| (100 * table + piece) as f32));
+        let mut state = 6;
+        let mut all: Vec<Vector> = (0..200).map(|_| numbers(&mut state)).collect();
+        // Every border of a piece and its neighbours, and beyond.
+        for border in -18..=18 {
+            let at = border as f32 / 4.0;
+            all.push(std::array::from_fn(|lane| [at.next_down(), at, at.next_up(), at + 0.1][lane % 4]));
+        }
+        all.push(std::array::from_fn(|lane| [f32::MAX, f32::MIN, -0.0, 0.0][lane % 4]));
+        for x in all {
+            let mut got = [[0.0; LANES]; 3];
+            // SAFETY: whole vectors.
+            unsafe {
+                let found = S::look_up_quarters(S::load(x.as_ptr()), &tables);
+                for (got, found) in got.iter_mut().zip(found) {
+                    S::store(got.as_mut_ptr(), found);
+                }
+            }
+            for (table, got) in tables.iter().zip(&got) {
+                let want = x.map(|x| {
+                    let piece = (f64::from(x) * 4.0).floor().clamp(-16.0, 15.0) as i32;
+                    table[piece.rem_euclid(32) as usize]
+                });
+                same(got, &want, &format!("{name}, {x:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn look_ups_find_the_piece_that_a_value_is_in() {
+    on_every_set(&LookUps);
 }
