@@ -117,51 +117,45 @@ impl Operand {
     }
 }
 
-/// Add the products of a tile of rows, `stride` bytes apart, with two of columns to the upper half of the sums.
-///
-/// # Safety
-/// Tiles are configured, operands of bf16 are at all three places.
-#[inline(always)]
-pub(super) unsafe fn multiply_upper(rows: *const u8, stride: usize, columns: [*const u8; 2]) {
-    // SAFETY: as above.
-    unsafe {
-        asm!(
-            "tileloaddt1 tmm4, [{upper} + {s}*1]",
-            "tileloadd tmm6, [{b0} + {t}*1]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{b1} + {t}*1]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            upper = in(reg) rows, b0 = in(reg) columns[0], b1 = in(reg) columns[1],
-            s = in(reg) stride, t = in(reg) 64usize,
-            out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
-            options(readonly, nostack, preserves_flags)
-        );
-    }
-}
-
-/// Add the products of two tiles of rows, `stride` bytes apart, with two of columns to the sums.
+/// Add a quarter, the product of one tile with one, of the products of two tiles of rows, `stride` bytes apart, with two of columns to the sums; the first two
+/// are those of the upper rows. Quarters follow each other: they find in tiles what those before have loaded.
 ///
 /// # Safety
 /// Tiles are configured, operands are at all four places.
 #[inline(always)]
-pub(super) unsafe fn multiply(of: Operand, rows: [*const u8; 2], stride: usize, columns: [*const u8; 2]) {
+pub(super) unsafe fn multiply_quarter<const QUARTER: usize>(
+    of: Operand,
+    rows: [*const u8; 2],
+    stride: usize,
+    columns: [*const u8; 2],
+) {
     macro_rules! products {
         ($dot:literal) => {
-            asm!(
-                "tileloaddt1 tmm4, [{upper} + {s}*1]",
-                "tileloadd tmm6, [{b0} + {t}*1]",
-                concat!($dot, " tmm0, tmm4, tmm6"),
-                "tileloadd tmm7, [{b1} + {t}*1]",
-                concat!($dot, " tmm1, tmm4, tmm7"),
-                "tileloaddt1 tmm5, [{lower} + {s}*1]",
-                concat!($dot, " tmm2, tmm5, tmm6"),
-                concat!($dot, " tmm3, tmm5, tmm7"),
-                upper = in(reg) rows[0], lower = in(reg) rows[1], b0 = in(reg) columns[0], b1 = in(reg) columns[1],
-                s = in(reg) stride, t = in(reg) 64usize,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(readonly, nostack, preserves_flags)
-            )
+            match QUARTER {
+                0 => asm!(
+                    "tileloaddt1 tmm4, [{rows} + {s}*1]",
+                    "tileloadd tmm6, [{columns} + {t}*1]",
+                    concat!($dot, " tmm0, tmm4, tmm6"),
+                    rows = in(reg) rows[0], columns = in(reg) columns[0], s = in(reg) stride, t = in(reg) 64usize,
+                    out("tmm0") _, out("tmm4") _, out("tmm6") _, options(readonly, nostack, preserves_flags)
+                ),
+                1 => asm!(
+                    "tileloadd tmm7, [{columns} + {t}*1]",
+                    concat!($dot, " tmm1, tmm4, tmm7"),
+                    columns = in(reg) columns[1], t = in(reg) 64usize,
+                    out("tmm1") _, out("tmm7") _, options(readonly, nostack, preserves_flags)
+                ),
+                2 => asm!(
+                    "tileloaddt1 tmm5, [{rows} + {s}*1]",
+                    concat!($dot, " tmm2, tmm5, tmm6"),
+                    rows = in(reg) rows[1], s = in(reg) stride,
+                    out("tmm2") _, out("tmm5") _, options(readonly, nostack, preserves_flags)
+                ),
+                _ => asm!(
+                    concat!($dot, " tmm3, tmm5, tmm7"),
+                    out("tmm3") _, options(nomem, nostack, preserves_flags)
+                ),
+            }
         };
     }
     // SAFETY: as above.

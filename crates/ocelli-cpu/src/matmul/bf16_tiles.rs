@@ -8,7 +8,7 @@ use half::bf16;
 use super::CACHED_BYTES;
 use super::amx_tiles::{self as tiles, Operand, TILE, Tiles};
 use super::bf16_rows::{BfRows, TILE_K};
-use super::block_walk::{BLOCK, BlockProduct, Extent, Job, walk};
+use super::block_walk::{BLOCK, BlockProduct, Extent, Job, QUARTERS, walk};
 use super::epilogue::{Epilogue, Outputs};
 use super::expanded::Encoded;
 use super::tile::Columns;
@@ -188,8 +188,8 @@ impl<B: Panels, E: Epilogue> BlockProduct for Product<'_, B, E> {
     type Cursor = Cursor;
 
     #[inline(always)]
-    fn parts(&self, steps: usize) -> usize {
-        steps
+    fn steps(&self, job: &Job) -> usize {
+        job.steps()
     }
 
     #[inline(always)]
@@ -214,34 +214,33 @@ impl<B: Panels, E: Epilogue> BlockProduct for Product<'_, B, E> {
     }
 
     #[inline(always)]
-    unsafe fn add<S: Simd>(&self, cursor: &mut Cursor) {
+    unsafe fn add<S: Simd, const QUARTER: usize>(&self, cursor: &mut Cursor) {
         let stride = self.a.stride * size_of::<bf16>();
         // SAFETY: rows and columns of the job; what is asked for may be anywhere.
         unsafe {
             if cursor.lines > 0 {
-                cursor.lines = cursor.lines.saturating_sub(AHEAD);
-                for at in &mut cursor.next {
-                    for line in 0..AHEAD {
-                        S::prefetch(at.wrapping_add(line * CACHE_LINE));
-                    }
-                    *at = at.wrapping_add(AHEAD * CACHE_LINE);
-                }
+                S::prefetch(cursor.next[QUARTER % 2].wrapping_add(QUARTER / 2 * CACHE_LINE));
             }
-            if cursor.half {
-                tiles::multiply_upper(cursor.rows, stride, cursor.columns);
-            } else {
+            if QUARTER < QUARTERS / 2 || !cursor.half {
                 let rows = [cursor.rows, cursor.rows.wrapping_add(TILE * stride)];
-                tiles::multiply(Operand::Bf16, rows, stride, cursor.columns);
+                tiles::multiply_quarter::<QUARTER>(Operand::Bf16, rows, stride, cursor.columns);
             }
         }
-        cursor.rows = cursor.rows.wrapping_add(TILE_K * size_of::<bf16>());
-        cursor.columns = cursor.columns.map(|at| at.wrapping_add(self.b.step_bytes()));
+        if QUARTER + 1 == QUARTERS {
+            cursor.lines = cursor.lines.saturating_sub(AHEAD);
+            cursor.next = cursor.next.map(|at| at.wrapping_add(AHEAD * CACHE_LINE));
+            cursor.rows = cursor.rows.wrapping_add(TILE_K * size_of::<bf16>());
+            cursor.columns = cursor.columns.map(|at| at.wrapping_add(self.b.step_bytes()));
+        }
     }
 
     #[inline(always)]
-    unsafe fn end(&self, _job: &Job, sums: *mut f32) {
-        // SAFETY: the caller's promise.
-        unsafe { tiles::store(sums) }
+    unsafe fn end(&self, job: &Job, sums: *mut f32) -> *const f32 {
+        // SAFETY: the caller's promise; the block has more rows than it begins earlier.
+        unsafe {
+            tiles::store(sums);
+            sums.add(self.earlier(job.row) * BLOCK)
+        }
     }
 
     #[inline(always)]
@@ -253,7 +252,6 @@ impl<B: Panels, E: Epilogue> BlockProduct for Product<'_, B, E> {
     ) {
         // SAFETY: the caller's promise.
         unsafe {
-            let sums = sums.add(self.earlier(row) * BLOCK);
             let mut values = [[S::zero(); NP]; MR];
             for i in 0..MR {
                 for p in 0..NP {
@@ -262,6 +260,12 @@ impl<B: Panels, E: Epilogue> BlockProduct for Product<'_, B, E> {
             }
             self.outputs.take::<S, MR, NP>(row, panel, &values);
         }
+    }
+
+    #[inline(always)]
+    unsafe fn take_line<S: Simd>(&self, sums: *const f32, row: usize, panel: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { self.outputs.take_line::<S>(row, panel, [S::load(sums), S::load(sums.add(LANES))]) }
     }
 }
 

@@ -10,8 +10,10 @@ use crate::simd::Simd;
 /// Rows, and columns, of one block of sums.
 pub(super) const BLOCK: usize = 32;
 
-/// Rows that the epilogue takes at a time.
+/// Rows that the epilogue takes at a time where it has no lines.
 const ROWS_TAKEN: usize = 4;
+/// Parts of the products of an operand tile of rows and one of columns.
+pub(super) const QUARTERS: usize = 4;
 
 /// How large a product is.
 pub(super) struct Extent {
@@ -31,26 +33,27 @@ pub(super) trait BlockProduct {
     /// Where a job is.
     type Cursor;
 
-    /// Parts of `steps` operand tiles, between which the epilogue of the block before may run.
-    fn parts(&self, steps: usize) -> usize;
+    /// Operand tiles that [`Self::add`] adds: those of the job, or none where [`Self::end`] does it all.
+    fn steps(&self, job: &Job) -> usize;
 
-    /// Before the first part of a job, whose sums are kept at `sums`.
+    /// Before the products of a job, whose sums are kept at `sums`.
     ///
     /// # Safety
     /// The block's rows and panels are readable, `sums` has room for it, and the CPU has what it takes.
     unsafe fn begin<S: Simd>(&self, job: &Job, sums: *mut f32) -> Self::Cursor;
 
-    /// The next part.
+    /// A quarter of the products of the next operand tile, between which the epilogue of the block before may run: they come in
+    /// order, the last one goes on to the tile after.
     ///
     /// # Safety
     /// There is one; as for [`Self::begin`], which the cursor is of.
-    unsafe fn add<S: Simd>(&self, cursor: &mut Self::Cursor);
+    unsafe fn add<S: Simd, const QUARTER: usize>(&self, cursor: &mut Self::Cursor);
 
-    /// After the last part: the sums are written.
+    /// After the last product: the sums are written. Returns where those of the job's first row are.
     ///
     /// # Safety
     /// As for [`Self::add`].
-    unsafe fn end(&self, job: &Job, sums: *mut f32);
+    unsafe fn end(&self, job: &Job, sums: *mut f32) -> *const f32;
 
     /// Hand sums of rows from `row` and of panels from `panel`, whose first is at `sums`, to the epilogue.
     ///
@@ -62,6 +65,12 @@ pub(super) trait BlockProduct {
         row: usize,
         panel: usize,
     );
+
+    /// [`Self::take`] for one row of two panels where the outputs have lines.
+    ///
+    /// # Safety
+    /// As for [`Self::take`].
+    unsafe fn take_line<S: Simd>(&self, sums: *const f32, row: usize, panel: usize);
 }
 
 /// All rows with the panels of `outputs`, two at a time; a last one alone is computed twice.
@@ -86,21 +95,18 @@ pub(super) unsafe fn walk<S: Simd, E: Epilogue>(
             if there && last {
                 outputs.ask::<S>(job.row, job.rows(), job.panel, job.count());
             }
-            let mut cursor = if there { Some(product.begin::<S>(&job, sums)) } else { None };
-            let parts = if there { product.parts(job.steps()) } else { 1 };
-            let rows = BLOCK.div_ceil(parts).next_multiple_of(ROWS_TAKEN);
-            for part in 0..parts {
-                if let Some(cursor) = &mut cursor {
-                    product.add::<S>(cursor);
-                }
-                before.up_to::<S>((part + 1) * rows, product);
+            if there {
+                let mut cursor = product.begin::<S>(&job, sums);
+                let steps = product.steps(&job);
+                before.between::<S, _>(product, &mut cursor, steps);
             }
+            before.rest::<S>(product);
             if !there {
                 break;
             }
-            product.end(&job, sums);
+            let first = product.end(&job, sums);
             if last {
-                before = Finished::new(sums, &job);
+                before = Finished::new(first, &job, outputs.has_lines(job.panel));
             }
             job.advance();
         }
@@ -215,52 +221,142 @@ impl Job {
 /// A block of sums on its way to the epilogue.
 #[derive(Clone, Copy)]
 struct Finished {
+    /// Those of the next row.
     sums: *const f32,
-    /// The first row.
+    /// The next row, and where the block ends.
     row: usize,
-    rows: usize,
+    end: usize,
     panel: usize,
     count: usize,
-    /// Rows that are done.
-    done: usize,
+    /// Rows from here on are not taken as lines.
+    lines_end: usize,
 }
 
 impl Finished {
-    fn new(sums: *const f32, job: &Job) -> Self {
-        Self { sums, row: job.row, rows: job.rows(), panel: job.panel, count: job.count(), done: 0 }
+    fn new(sums: *const f32, job: &Job, has_lines: bool) -> Self {
+        let end = job.row + job.rows();
+        let lines_end = if has_lines && job.count() == 2 { end } else { 0 };
+        Self { sums, row: job.row, end, panel: job.panel, count: job.count(), lines_end }
     }
 
     /// Nothing to do.
     fn nothing() -> Self {
-        Self { sums: std::ptr::null(), row: 0, rows: 0, panel: 0, count: 0, done: 0 }
+        Self { sums: std::ptr::null(), row: 0, end: 0, panel: 0, count: 0, lines_end: 0 }
     }
 
-    /// Hand rows to the epilogue until `rows` of the block, or all that it has, are done.
+    /// The products of so many operand tiles with a block of sums before, whose rows are taken between them: about as many at
+    /// each. How many is known where it is compiled, or a core would guess wrong.
     ///
     /// # Safety
-    /// The sums are those of the block; the epilogue may write its outputs; the CPU has `S`.
+    /// As for [`Self::lines`] and [`BlockProduct::add`].
     #[inline(always)]
-    unsafe fn up_to<S: Simd>(&mut self, rows: usize, product: &impl BlockProduct) {
-        let end = rows.min(self.rows);
-        while self.done < end {
-            // SAFETY: the caller's promise; so many rows are left.
+    unsafe fn between<S: Simd, P: BlockProduct>(
+        &mut self,
+        product: &P,
+        cursor: &mut P::Cursor,
+        steps: usize,
+    ) {
+        let rows = self.lines_end.saturating_sub(self.row);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let left = match rows.div_ceil(steps.max(1)) {
+                0 => steps,
+                1 => self.products::<S, P, 1, 0, 0, 0>(product, cursor, steps),
+                2 => self.products::<S, P, 1, 0, 1, 0>(product, cursor, steps),
+                3..6 => self.products::<S, P, 1, 1, 1, 0>(product, cursor, steps),
+                6..10 => self.products::<S, P, 2, 1, 2, 1>(product, cursor, steps),
+                _ => self.products::<S, P, 3, 2, 3, 2>(product, cursor, steps),
+            };
+            self.products::<S, P, 0, 0, 0, 0>(product, cursor, left);
+        }
+    }
+
+    /// Products of operand tiles with so many rows behind each quarter, while there are as many, but at most of `steps` tiles.
+    /// Returns how many tiles are left.
+    ///
+    /// # Safety
+    /// As for [`Self::between`].
+    #[inline(always)]
+    unsafe fn products<
+        S: Simd,
+        P: BlockProduct,
+        const A: usize,
+        const B: usize,
+        const C: usize,
+        const D: usize,
+    >(
+        &mut self,
+        product: &P,
+        cursor: &mut P::Cursor,
+        steps: usize,
+    ) -> usize {
+        let rows = self.lines_end.saturating_sub(self.row);
+        let now = steps.min(rows.checked_div(A + B + C + D).unwrap_or(steps));
+        for _ in 0..now {
+            // SAFETY: the caller's promise; there are so many tiles and rows.
             unsafe {
-                let (sums, row) = (self.sums.add(self.done * BLOCK), self.row + self.done);
-                self.done += match (self.count, self.rows - self.done) {
+                product.add::<S, 0>(cursor);
+                self.lines::<S, A>(product);
+                product.add::<S, 1>(cursor);
+                self.lines::<S, B>(product);
+                product.add::<S, 2>(cursor);
+                self.lines::<S, C>(product);
+                product.add::<S, 3>(cursor);
+                self.lines::<S, D>(product);
+            }
+        }
+        steps - now
+    }
+
+    /// The next rows, as lines.
+    ///
+    /// # Safety
+    /// There are so many; the sums are those of the block; the epilogue may write its outputs; the CPU has `S`.
+    #[inline(always)]
+    unsafe fn lines<S: Simd, const ROWS: usize>(&mut self, product: &impl BlockProduct) {
+        for i in 0..ROWS {
+            // SAFETY: the caller's promise.
+            unsafe { product.take_line::<S>(self.sums.add(i * BLOCK), self.row + i, self.panel) };
+        }
+        self.next(ROWS);
+    }
+
+    /// All rows that are left.
+    ///
+    /// # Safety
+    /// As for [`Self::lines`].
+    #[inline(always)]
+    unsafe fn rest<S: Simd>(&mut self, product: &impl BlockProduct) {
+        while self.row < self.lines_end {
+            // SAFETY: the caller's promise.
+            unsafe { self.lines::<S, 1>(product) };
+        }
+        while self.row < self.end {
+            let Self { sums, row, panel, .. } = *self;
+            // SAFETY: the caller's promise; so many rows are left.
+            let taken = unsafe {
+                match (self.count, self.end - row) {
                     (2, ROWS_TAKEN..) => {
-                        product.take::<S, ROWS_TAKEN, 2>(sums, row, self.panel);
+                        product.take::<S, ROWS_TAKEN, 2>(sums, row, panel);
                         ROWS_TAKEN
                     }
                     (2, _) => {
-                        product.take::<S, 1, 2>(sums, row, self.panel);
+                        product.take::<S, 1, 2>(sums, row, panel);
                         1
                     }
                     _ => {
-                        product.take::<S, 1, 1>(sums, row, self.panel);
+                        product.take::<S, 1, 1>(sums, row, panel);
                         1
                     }
-                };
-            }
+                }
+            };
+            self.next(taken);
         }
+    }
+
+    #[inline(always)]
+    fn next(&mut self, rows: usize) {
+        self.row += rows;
+        self.sums = self.sums.wrapping_add(rows * BLOCK);
     }
 }

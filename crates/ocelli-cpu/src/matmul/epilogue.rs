@@ -9,11 +9,11 @@ use ocelli_plan::Activation;
 
 #[cfg(target_arch = "x86_64")]
 use crate::math::gelu_bf16;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::math::silu_bf16;
 use crate::math::{activate_rows, sigmoid};
 use crate::simd::{LANES, Simd};
-#[cfg(target_arch = "x86_64")]
-use crate::view::Kind;
-use crate::view::View;
+use crate::view::{Kind, View};
 
 /// Takes a finished tile of sums.
 pub(crate) trait Epilogue: Sync {
@@ -38,6 +38,21 @@ pub(crate) trait Epilogue: Sync {
         col: usize,
         sums: [[S::F; NP]; MR],
     );
+
+    /// Whether [`Self::line`] takes the sums of 32 columns from `col` on.
+    #[inline(always)]
+    fn has_lines(&self, _col: usize) -> bool {
+        false
+    }
+
+    /// Take the sums of 32 columns of a row with few instructions: they come between those of a product.
+    ///
+    /// # Safety
+    /// As for [`Self::finish`], and where [`Self::has_lines`] says so.
+    #[inline(always)]
+    unsafe fn line<S: Simd>(&self, _row: usize, _col: usize, _sums: [S::F; 2]) {
+        unreachable!("there are no lines");
+    }
 }
 
 /// The outputs of a product: which columns, and what takes their sums.
@@ -91,6 +106,22 @@ impl<'a, E: Epilogue> Outputs<'a, E> {
             self.epilogue.finish::<S, MR, NP>(self.first_row + row, panel * LANES, done);
         }
     }
+
+    /// Whether [`Self::take_line`] takes sums of two panels from `panel` on.
+    #[inline(always)]
+    pub(super) fn has_lines(&self, panel: usize) -> bool {
+        self.epilogue.has_lines(panel * LANES)
+    }
+
+    /// Take the sums of a row and two panels.
+    ///
+    /// # Safety
+    /// As for [`Epilogue::line`].
+    #[inline(always)]
+    pub(super) unsafe fn take_line<S: Simd>(&self, row: usize, panel: usize, sums: [S::F; 2]) {
+        // SAFETY: the caller's promise.
+        unsafe { self.epilogue.line::<S>(self.first_row + row, panel * LANES, sums) };
+    }
 }
 
 /// `out = residual + scale * activation(sum + bias)`.
@@ -128,14 +159,6 @@ impl Epilogue for Finish<'_> {
     ) {
         // SAFETY: the caller's promise, and what is asked of the output.
         unsafe {
-            #[cfg(target_arch = "x86_64")]
-            if S::BF16_PRODUCTS && NP == 2 && self.has_lines(col) {
-                let mut pairs = [[sums[0][0]; 2]; MR];
-                for i in 0..MR {
-                    pairs[i] = [sums[i][0], sums[i][1]];
-                }
-                return self.lines::<S, MR>(row, col, pairs);
-            }
             // A copy: this one lies in memory, see `Outputs::take`.
             let mut others = [[S::zero(); NP]; MR];
             for i in 0..MR {
@@ -144,6 +167,38 @@ impl Epilogue for Finish<'_> {
                 }
             }
             self.vectors::<S, MR, NP>(row, col, others);
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn has_lines(&self, col: usize) -> bool {
+        let simple = matches!(self.activation, Activation::None | Activation::Gelu);
+        let bf16 = self.out.kind == Kind::Bf16 && self.residual.is_none_or(|r| r.kind == Kind::Bf16);
+        simple && bf16 && col + 2 * LANES <= self.out.cols
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn line<S: Simd>(&self, row: usize, col: usize, mut v: [S::F; 2]) {
+        // SAFETY: the columns are in the output and in its residual; vectors are padded to whole panels.
+        unsafe {
+            if let Some(bias) = self.bias {
+                let bias = load_two::<S>(bias, col);
+                v = [S::add(v[0], bias[0]), S::add(v[1], bias[1])];
+            }
+            if self.activation == Activation::Gelu {
+                v = [gelu_bf16::<S>(v[0]), gelu_bf16::<S>(v[1])];
+            }
+            if let Some(scale) = self.scale {
+                let scale = load_two::<S>(scale, col);
+                v = [S::mul(v[0], scale[0]), S::mul(v[1], scale[1])];
+            }
+            if let Some(residual) = self.residual {
+                let at = residual.row::<bf16>(row).add(col).cast_const();
+                v = [S::add(v[0], S::load_bf16(at)), S::add(v[1], S::load_bf16(at.add(LANES)))];
+            }
+            S::store_bf16_line(self.out.row::<bf16>(row).add(col), v[0], v[1]);
         }
     }
 }
@@ -195,56 +250,6 @@ impl Finish<'_> {
     }
 }
 
-/// What only CPUs take that multiply bf16.
-#[cfg(target_arch = "x86_64")]
-impl Finish<'_> {
-    /// Whether [`Self::lines`] can write the 32 columns from `col` on.
-    #[inline(always)]
-    fn has_lines(&self, col: usize) -> bool {
-        let simple = matches!(self.activation, Activation::None | Activation::Gelu);
-        let bf16 = self.out.kind == Kind::Bf16 && self.residual.is_none_or(|r| r.kind == Kind::Bf16);
-        simple && bf16 && col + 2 * LANES <= self.out.cols
-    }
-
-    /// [`Epilogue::finish`] for bf16, a line of each row, with few choices in the way: on tiles, this takes as long as the
-    /// products.
-    ///
-    /// # Safety
-    /// As for [`Epilogue::finish`], and where [`Self::has_lines`] says so.
-    #[inline(always)]
-    unsafe fn lines<S: Simd, const MR: usize>(&self, row: usize, col: usize, mut v: [[S::F; 2]; MR]) {
-        // SAFETY: the columns are in the output and in its residual; vectors are padded to whole panels.
-        unsafe {
-            if let Some(bias) = self.bias {
-                let bias = load_two::<S>(bias, col);
-                for v in &mut v {
-                    *v = [S::add(v[0], bias[0]), S::add(v[1], bias[1])];
-                }
-            }
-            if self.activation == Activation::Gelu {
-                for v in &mut v {
-                    *v = [gelu_bf16::<S>(v[0]), gelu_bf16::<S>(v[1])];
-                }
-            }
-            if let Some(scale) = self.scale {
-                let scale = load_two::<S>(scale, col);
-                for v in &mut v {
-                    *v = [S::mul(v[0], scale[0]), S::mul(v[1], scale[1])];
-                }
-            }
-            if let Some(residual) = self.residual {
-                for (i, v) in v.iter_mut().enumerate() {
-                    let at = residual.row::<bf16>(row + i).add(col).cast_const();
-                    *v = [S::add(v[0], S::load_bf16(at)), S::add(v[1], S::load_bf16(at.add(LANES)))];
-                }
-            }
-            for (i, v) in v.iter().enumerate() {
-                S::store_bf16_line(self.out.row::<bf16>(row + i).add(col), v[0], v[1]);
-            }
-        }
-    }
-}
-
 /// Two vectors from column `col` on.
 ///
 /// # Safety
@@ -281,11 +286,43 @@ impl Epilogue for GateUp {
             // SAFETY: columns are inside of the output.
             unsafe {
                 for (v, sums) in v.iter_mut().zip(&sums) {
-                    let (gate, up) = (sums[2 * p], sums[2 * p + 1]);
-                    *v = S::mul(S::mul(gate, sigmoid::<S>(gate)), up);
+                    *v = gated::<S>(self.out.kind, sums[2 * p], sums[2 * p + 1]);
                 }
                 self.out.store_rows::<S, MR>(row, c, n, v);
             }
         }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn has_lines(&self, col: usize) -> bool {
+        self.out.kind == Kind::Bf16 && col / 2 + LANES <= self.out.cols
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn line<S: Simd>(&self, row: usize, col: usize, [gate, up]: [S::F; 2]) {
+        // SAFETY: the columns are in the output.
+        unsafe {
+            let v = gated::<S>(Kind::Bf16, gate, up);
+            S::store_bf16(self.out.row::<bf16>(row).add(col / 2), v);
+        }
+    }
+}
+
+/// `silu(gate) * up` for results that are stored as `out`.
+///
+/// # Safety
+/// The CPU has `S`.
+#[inline(always)]
+unsafe fn gated<S: Simd>(out: Kind, gate: S::F, up: S::F) -> S::F {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let silu = match out {
+            #[cfg(not(target_arch = "wasm32"))]
+            Kind::Bf16 => silu_bf16::<S>(gate),
+            _ => S::mul(gate, sigmoid::<S>(gate)),
+        };
+        S::mul(silu, up)
     }
 }

@@ -12,7 +12,7 @@
 use half::bf16;
 use ocelli_plan::BlockFormat;
 
-use super::block_walk::{BLOCK, BlockProduct, Extent, Job, walk};
+use super::block_walk::{BLOCK, BlockProduct, Extent, Job, QUARTERS, walk};
 use super::epilogue::{Epilogue, Outputs};
 use super::int8_sums::{Unit, sums};
 use super::rows_together;
@@ -49,13 +49,16 @@ mod tiles {
     }
 
     /// # Safety
-    /// As for [`amx_tiles::multiply`].
+    /// As for [`amx_tiles::multiply_quarter`].
     #[inline(always)]
-    pub(super) unsafe fn multiply(rows: [*const i8; 2], stride: usize, columns: [*const i8; 2]) {
+    pub(super) unsafe fn multiply_quarter<const QUARTER: usize>(
+        rows: [*const i8; 2],
+        stride: usize,
+        columns: [*const i8; 2],
+    ) {
+        let (rows, columns) = (rows.map(|p| p.cast()), columns.map(|p| p.cast()));
         // SAFETY: the caller's promise.
-        unsafe {
-            amx_tiles::multiply(Operand::Int8, rows.map(|p| p.cast()), stride, columns.map(|p| p.cast()))
-        }
+        unsafe { amx_tiles::multiply_quarter::<QUARTER>(Operand::Int8, rows, stride, columns) }
     }
 }
 
@@ -69,7 +72,12 @@ mod tiles {
     }
     pub(super) unsafe fn begin(_fresh: bool, _sums: *const f32) {}
     pub(super) unsafe fn store(_sums: *mut f32) {}
-    pub(super) unsafe fn multiply(_rows: [*const i8; 2], _stride: usize, _columns: [*const i8; 2]) {}
+    pub(super) unsafe fn multiply_quarter<const QUARTER: usize>(
+        _rows: [*const i8; 2],
+        _stride: usize,
+        _columns: [*const i8; 2],
+    ) {
+    }
 }
 
 /// Scale of a row with this largest magnitude, and its inverse. Rows below any use are rows of zeros, or the inverse
@@ -399,8 +407,8 @@ impl<E: Epilogue> BlockProduct for Product<'_, E> {
     type Cursor = Cursor;
 
     #[inline(always)]
-    fn parts(&self, steps: usize) -> usize {
-        if self.a.unit.is_tiles() { steps } else { 1 }
+    fn steps(&self, job: &Job) -> usize {
+        if self.a.unit.is_tiles() { job.steps() } else { 0 }
     }
 
     #[inline(always)]
@@ -415,29 +423,31 @@ impl<E: Epilogue> BlockProduct for Product<'_, E> {
     }
 
     #[inline(always)]
-    unsafe fn add<S: Simd>(&self, cursor: &mut Cursor) {
-        if self.a.unit.is_tiles() {
-            let upper = cursor.rows;
-            // SAFETY: the tiles read whole blocks, for which rows are padded.
-            unsafe {
-                let lower = upper.wrapping_add(BLOCK / 2 * self.a.stride);
-                tiles::multiply([upper, lower], self.a.stride, cursor.columns);
-            }
+    unsafe fn add<S: Simd, const QUARTER: usize>(&self, cursor: &mut Cursor) {
+        let upper = cursor.rows;
+        // SAFETY: the tiles read whole blocks, for which rows are padded.
+        unsafe {
+            let lower = upper.wrapping_add(BLOCK / 2 * self.a.stride);
+            tiles::multiply_quarter::<QUARTER>([upper, lower], self.a.stride, cursor.columns);
+        }
+        if QUARTER + 1 == QUARTERS {
             cursor.rows = upper.wrapping_add(TILE_K);
             cursor.columns = cursor.columns.map(|at| at.wrapping_add(OPERAND));
         }
     }
 
     #[inline(always)]
-    unsafe fn end(&self, job: &Job, sums_at: *mut f32) {
-        // SAFETY: the caller's promise; without tiles there is one step, all of `k`.
+    unsafe fn end(&self, job: &Job, sums_at: *mut f32) -> *const f32 {
+        // SAFETY: the caller's promise; without tiles there is one job for all of `k`.
         unsafe {
             if self.a.unit.is_tiles() {
-                return tiles::store(sums_at);
+                tiles::store(sums_at);
+            } else {
+                let Cursor { rows: left, columns } = self.operands(job);
+                sums(self.a.unit, left, self.a.stride, job.rows(), columns, self.a.steps, sums_at.cast());
             }
-            let Cursor { rows: left, columns } = self.operands(job);
-            sums(self.a.unit, left, self.a.stride, job.rows(), columns, self.a.steps, sums_at.cast());
         }
+        sums_at
     }
 
     #[inline(always)]
@@ -463,6 +473,18 @@ impl<E: Epilogue> BlockProduct for Product<'_, E> {
                 }
             }
             self.outputs.take::<S, MR, NP>(row, panel, &values);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn take_line<S: Simd>(&self, sums: *const f32, row: usize, panel: usize) {
+        // SAFETY: the caller's promise; the sums are integers.
+        unsafe {
+            let scale = S::splat(*self.a.scales.add(row));
+            let scales = [S::load(self.b.scales(panel)), S::load(self.b.scales(panel + 1))];
+            let (first, second) = (S::load_i32(sums.cast()), S::load_i32(sums.add(LANES).cast()));
+            let values = [S::mul(first, S::mul(scale, scales[0])), S::mul(second, S::mul(scale, scales[1]))];
+            self.outputs.take_line::<S>(row, panel, values);
         }
     }
 }
