@@ -121,6 +121,16 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     unsafe fn store_bf16_pairs(p: *mut bf16, a: __m512, b: __m512) {
         unsafe {
+            if BF16 {
+                // Word `16 h + i` of the rounded ones goes to word `2 i + h`.
+                let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a));
+                let low = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                let words = _mm512_or_si512(
+                    low,
+                    _mm512_slli_epi32::<16>(_mm512_add_epi32(low, _mm512_set1_epi32(16))),
+                );
+                return _mm512_storeu_si512(p.cast(), _mm512_permutexvar_epi16(words, both));
+            }
             let (low, high) = (to_bf16::<BF16>(a), to_bf16::<BF16>(b));
             let low = _mm512_cvtepu16_epi32(low);
             let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
