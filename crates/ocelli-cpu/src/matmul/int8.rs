@@ -179,10 +179,14 @@ impl Staging8 {
         Self { unit, kind: x.kind }
     }
 
-    /// About as many rows as one task takes, so that its hidden rows stay in the second-level cache, and what they
-    /// should be a multiple of.
-    pub(super) fn row_block(self, rows: usize, threads: usize) -> (usize, usize) {
-        if self.unit.is_tiles() { (rows_together(rows / threads), BLOCK) } else { (64, 8) }
+    /// About as many rows as one task takes, so that its hidden rows stay in the second-level cache.
+    pub(super) fn row_block(self, rows: usize, threads: usize) -> usize {
+        if self.unit.is_tiles() { rows_together(rows / threads) } else { 64 }
+    }
+
+    /// What the rows of a task should be a multiple of.
+    pub(super) fn row_step(self) -> usize {
+        if self.unit.is_tiles() { BLOCK } else { 8 }
     }
 
     /// Bytes from one row to the next: an odd number of lines, so that rows fall into different cache sets.

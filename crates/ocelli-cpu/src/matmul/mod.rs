@@ -131,8 +131,8 @@ impl Staging {
         allow(unused_variables, reason = "only bf16 products ask for the weight")
     )]
     pub(crate) fn row_block(self, weight: &Matrix, rows: usize, threads: usize) -> usize {
-        let (about, step) = match self {
-            Self::F32 => (64, 2),
+        let about = match self {
+            Self::F32 => 64,
             Self::Int8(staging) => staging.row_block(rows, threads),
             // Codes are expanded once for all rows of a block: the threads share the columns instead.
             #[cfg(not(target_arch = "wasm32"))]
@@ -142,26 +142,39 @@ impl Staging {
             #[cfg(target_arch = "x86_64")]
             Self::Bf16(_) if weight.is_encoded() => return rows.clamp(64, 512),
             #[cfg(target_arch = "x86_64")]
-            Self::Bf16(unit) => (rows_together(rows / threads), unit.row_step()),
+            Self::Bf16(_) => rows_together(rows / threads),
         };
         let tasks = (rows / about).max(1).next_multiple_of(threads);
-        rows.div_ceil(tasks).next_multiple_of(step)
+        rows.div_ceil(tasks).next_multiple_of(self.row_step())
+    }
+
+    /// What the rows of a task should be a multiple of.
+    fn row_step(self) -> usize {
+        match self {
+            Self::Int8(staging) => staging.row_step(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16(unit) => unit.row_step(),
+            _ => 2,
+        }
     }
 
     /// As [`Self::row_block`], for a product alone. Up to a few hundred rows stay together as far as the second-level cache
-    /// has room for them, or the matrix would come from memory more than once; threads share its columns.
+    /// has room for them, or the matrix would come from memory more than once; threads share its columns. Tiles take some
+    /// `k` of many columns at a time, for which there is always room.
     pub(crate) fn product_block(self, weight: &Matrix, rows: usize, threads: usize) -> usize {
-        let bytes = match self {
-            Self::F32 => size_of::<f32>(),
+        let room = match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Bf16(_) => size_of::<bf16>(),
-            _ => size_of::<i8>(),
+            Self::Bf16(BfUnit::Tiles) => MOST_TOGETHER,
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16(BfUnit::Pairs) => CACHED_BYTES / (size_of::<bf16>() * weight.k),
+            Self::F32 => CACHED_BYTES / (size_of::<f32>() * weight.k),
+            _ => CACHED_BYTES / weight.k,
         };
         if rows > MOST_TOGETHER || weight.is_encoded() {
             return self.row_block(weight, rows, threads);
         }
-        let most = (CACHED_BYTES / (bytes * weight.k)).clamp(64, MOST_TOGETHER);
-        rows.div_ceil(rows.div_ceil(most)).next_multiple_of(32)
+        let most = room.clamp(64, MOST_TOGETHER);
+        rows.div_ceil(rows.div_ceil(most)).next_multiple_of(self.row_step())
     }
 
     /// Panels that a task should have a multiple of, or its last columns run on narrow tiles.
