@@ -1,7 +1,8 @@
 //! A product in blocks of 32 by 32 outputs whose sums go through memory: that of AMX tiles, and all of 8-bit codes.
 //!
 //! The epilogue of a block runs between the tile instructions of the next, so that vector and tile units work at the
-//! same time, and the sums that it loads were stored long before.
+//! same time, and the sums that it loads were stored long before. A few rows go behind each instruction that multiplies
+//! tiles: behind four of them in a row, as many rows at once would keep the next operands from being loaded.
 
 use super::epilogue::{Epilogue, Outputs};
 use crate::scratch::Scratch;
@@ -100,11 +101,11 @@ pub(super) unsafe fn walk<S: Simd, E: Epilogue>(
                 let steps = product.steps(&job);
                 before.between::<S, _>(product, &mut cursor, steps);
             }
+            let first = if there { product.end(&job, sums) } else { sums };
             before.rest::<S>(product);
             if !there {
                 break;
             }
-            let first = product.end(&job, sums);
             if last {
                 before = Finished::new(first, &job, outputs.has_lines(job.panel));
             }
@@ -264,8 +265,8 @@ impl Finished {
                 1 => self.products::<S, P, 1, 0, 0, 0>(product, cursor, steps),
                 2 => self.products::<S, P, 1, 0, 1, 0>(product, cursor, steps),
                 3..6 => self.products::<S, P, 1, 1, 1, 0>(product, cursor, steps),
-                6..10 => self.products::<S, P, 2, 1, 2, 1>(product, cursor, steps),
-                _ => self.products::<S, P, 3, 2, 3, 2>(product, cursor, steps),
+                6..10 => self.products::<S, P, 1, 1, 2, 1>(product, cursor, steps),
+                _ => self.products::<S, P, 2, 2, 2, 2>(product, cursor, steps),
             };
             self.products::<S, P, 0, 0, 0, 0>(product, cursor, left);
         }
