@@ -117,8 +117,9 @@ impl Operand {
     }
 }
 
-/// Add a quarter, the product of one tile with one, of the products of two tiles of rows, `stride` bytes apart, with two of columns to the sums; the first two
-/// are those of the upper rows. Quarters follow each other: they find in tiles what those before have loaded.
+/// Add a quarter of the products of two tiles of rows, `stride` bytes apart, with two of columns to the sums: the product of
+/// one with one. The first two quarters are those of the upper rows. They follow each other, and find in tiles what those
+/// before have loaded.
 ///
 /// # Safety
 /// Tiles are configured, operands are at all four places.
