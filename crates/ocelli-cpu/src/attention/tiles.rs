@@ -220,6 +220,11 @@ impl Epilogue for Scores {
     const GROUP: usize = 1;
 
     #[inline(always)]
+    fn plain(&self, row: usize, col: usize) -> Option<(*mut f32, usize)> {
+        Some((self.at.wrapping_add(row * self.stride + col), self.stride))
+    }
+
+    #[inline(always)]
     unsafe fn finish<S: Simd, const MR: usize, const NP: usize>(
         &self,
         row: usize,

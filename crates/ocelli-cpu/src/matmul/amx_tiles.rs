@@ -81,12 +81,12 @@ pub(super) unsafe fn begin(fresh: bool, sums: *const f32) {
     }
 }
 
-/// Sums of a block to memory.
+/// Sums of a block to memory, rows `stride` values apart.
 ///
 /// # Safety
-/// Tiles are configured, `sums` has room for a block.
+/// Tiles are configured, at `to` is room for 32 values of each of 32 rows.
 #[inline(always)]
-pub(super) unsafe fn store(sums: *mut f32) {
+pub(super) unsafe fn store(to: *mut f32, stride: usize) {
     // SAFETY: as above.
     unsafe {
         asm!(
@@ -94,7 +94,7 @@ pub(super) unsafe fn store(sums: *mut f32) {
             "tilestored [{c} + {s}*1 + 64], tmm1",
             "tilestored [{d} + {s}*1], tmm2",
             "tilestored [{d} + {s}*1 + 64], tmm3",
-            c = in(reg) sums, d = in(reg) sums.add(TILE * BLOCK), s = in(reg) 4 * BLOCK,
+            c = in(reg) to, d = in(reg) to.add(TILE * stride), s = in(reg) 4 * stride,
             options(nostack, preserves_flags)
         );
     }

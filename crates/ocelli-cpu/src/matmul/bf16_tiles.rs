@@ -235,11 +235,20 @@ impl<B: Panels, E: Epilogue> BlockProduct for Product<'_, B, E> {
     }
 
     #[inline(always)]
-    unsafe fn end(&self, job: &Job, sums: *mut f32) -> *const f32 {
-        // SAFETY: the caller's promise; the block has more rows than it begins earlier.
+    unsafe fn end(&self, job: &Job, sums: *mut f32) -> Option<*const f32> {
+        let earlier = self.earlier(job.row);
+        // SAFETY: the caller's promise; the block has more rows than it begins earlier, and those are this product's too.
         unsafe {
-            tiles::store(sums);
-            sums.add(self.earlier(job.row) * BLOCK)
+            if job.is_whole()
+                && self.a.rows >= BLOCK
+                && self.computed(job.row) == BLOCK
+                && let Some((at, stride)) = self.outputs.plain(job.row - earlier, job.panel)
+            {
+                tiles::store(at, stride);
+                return None;
+            }
+            tiles::store(sums, BLOCK);
+            Some(sums.add(earlier * BLOCK))
         }
     }
 

@@ -50,11 +50,12 @@ pub(super) trait BlockProduct {
     /// There is one; as for [`Self::begin`], which the cursor is of.
     unsafe fn add<S: Simd, const QUARTER: usize>(&self, cursor: &mut Self::Cursor);
 
-    /// After the last product: the sums are written. Returns where those of the job's first row are.
+    /// After the last product: the sums are written. Returns where those of the job's first row are, if they are not yet where
+    /// the epilogue wants them.
     ///
     /// # Safety
     /// As for [`Self::add`].
-    unsafe fn end(&self, job: &Job, sums: *mut f32) -> *const f32;
+    unsafe fn end(&self, job: &Job, sums: *mut f32) -> Option<*const f32>;
 
     /// Hand sums of rows from `row` and of panels from `panel`, whose first is at `sums`, to the epilogue.
     ///
@@ -101,12 +102,12 @@ pub(super) unsafe fn walk<S: Simd, E: Epilogue>(
                 let steps = product.steps(&job);
                 before.between::<S, _>(product, &mut cursor, steps);
             }
-            let first = if there { product.end(&job, sums) } else { sums };
+            let first = if there { product.end(&job, sums) } else { None };
             before.rest::<S>(product);
             if !there {
                 break;
             }
-            if last {
+            if let (true, Some(first)) = (last, first) {
                 before = Finished::new(first, &job, outputs.has_lines(job.panel));
             }
             job.advance();
@@ -172,6 +173,12 @@ impl Job {
     #[inline(always)]
     pub(super) fn steps(&self) -> usize {
         self.most.min(self.all_steps - self.step)
+    }
+
+    /// Whether all of `k` is in this job, and two panels.
+    #[inline(always)]
+    pub(super) fn is_whole(&self) -> bool {
+        self.steps() == self.all_steps && self.count() == 2
     }
 
     /// Panels that count.

@@ -39,6 +39,12 @@ pub(crate) trait Epilogue: Sync {
         sums: [[S::F; NP]; MR],
     );
 
+    /// Where sums from this row and column on may be stored as they are, 32 rows of 32, and how far apart the rows are.
+    #[inline(always)]
+    fn plain(&self, _row: usize, _col: usize) -> Option<(*mut f32, usize)> {
+        None
+    }
+
     /// Whether [`Self::line`] takes the sums of 32 columns from `col` on.
     #[inline(always)]
     fn has_lines(&self, _col: usize) -> bool {
@@ -105,6 +111,12 @@ impl<'a, E: Epilogue> Outputs<'a, E> {
             }
             self.epilogue.finish::<S, MR, NP>(self.first_row + row, panel * LANES, done);
         }
+    }
+
+    /// Where a block of sums from this row of the left factor and this panel on may be stored as it is.
+    #[inline(always)]
+    pub(super) fn plain(&self, row: usize, panel: usize) -> Option<(*mut f32, usize)> {
+        self.epilogue.plain(self.first_row + row, panel * LANES)
     }
 
     /// Whether [`Self::take_line`] takes sums of two panels from `panel` on.

@@ -71,7 +71,7 @@ mod tiles {
         Tiles
     }
     pub(super) unsafe fn begin(_fresh: bool, _sums: *const f32) {}
-    pub(super) unsafe fn store(_sums: *mut f32) {}
+    pub(super) unsafe fn store(_to: *mut f32, _stride: usize) {}
     pub(super) unsafe fn multiply_quarter<const QUARTER: usize>(
         _rows: [*const i8; 2],
         _stride: usize,
@@ -441,17 +441,17 @@ impl<E: Epilogue> BlockProduct for Product<'_, E> {
     }
 
     #[inline(always)]
-    unsafe fn end(&self, job: &Job, sums_at: *mut f32) -> *const f32 {
+    unsafe fn end(&self, job: &Job, sums_at: *mut f32) -> Option<*const f32> {
         // SAFETY: the caller's promise; without tiles there is one job for all of `k`.
         unsafe {
             if self.a.unit.is_tiles() {
-                tiles::store(sums_at);
+                tiles::store(sums_at, BLOCK);
             } else {
                 let Cursor { rows: left, columns } = self.operands(job);
                 sums(self.a.unit, left, self.a.stride, job.rows(), columns, self.a.steps, sums_at.cast());
             }
         }
-        sums_at
+        Some(sums_at)
     }
 
     #[inline(always)]
