@@ -19,7 +19,7 @@ pub(crate) fn linear<E: Epilogue>(isa: Isa, pool: &Pool, x: View, weight: &Matri
     let steps = weight.panels.div_ceil(step);
     let shares = match x.rows {
         1 => Shares::of_one_row(steps, pool.threads()),
-        _ => Shares::alike(steps, shares_of(row_blocks, pool.threads())),
+        _ => Shares::alike(steps, (staging.tasks_per_thread() * pool.threads()).div_ceil(row_blocks)),
     };
     let panel = |share| weight.panels.min(shares.start(share) * step);
     let (_memory, x) = staging.share(isa, pool, x);
@@ -35,11 +35,6 @@ pub(crate) fn linear<E: Epilogue>(isa: Isa, pool: &Pool, x: View, weight: &Matri
             epilogue,
         });
     });
-}
-
-/// Fewest shares of the columns with which threads have the same work: a task reads its rows once for all of its columns.
-fn shares_of(row_blocks: usize, threads: usize) -> usize {
-    (1..threads).find(|shares| (row_blocks * shares).is_multiple_of(threads)).unwrap_or(threads)
 }
 
 /// How steps of a few panels are shared by tasks: some take much, then the others the rest.
@@ -180,17 +175,7 @@ impl Kernel for MlpTask<'_, '_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Shares, shares_of};
-
-    #[test]
-    fn threads_have_as_many_tasks() {
-        for (row_blocks, threads, shares) in
-            [(1, 2, 2), (2, 2, 1), (3, 2, 2), (4, 2, 1), (6, 4, 2), (5, 8, 8)]
-        {
-            assert_eq!(shares_of(row_blocks, threads), shares, "{row_blocks} by {threads}");
-        }
-        assert_eq!(shares_of(7, 1), 1);
-    }
+    use super::Shares;
 
     #[test]
     fn shares_follow_each_other_to_the_end() {

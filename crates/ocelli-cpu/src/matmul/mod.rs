@@ -49,7 +49,7 @@ pub(crate) use tile::{Columns, Product, Rows};
 
 use crate::Isa;
 use crate::pack::{Matrix, Stored};
-use crate::pool::Pool;
+use crate::pool::{CHUNKS_PER_THREAD, Pool};
 use crate::scratch::Scratch;
 use crate::simd::{LANES, Simd};
 use crate::view::{Kind, View};
@@ -175,6 +175,17 @@ impl Staging {
         }
         let most = room.clamp(64, MOST_TOGETHER);
         rows.div_ceil(rows.div_ceil(most)).next_multiple_of(self.row_step())
+    }
+
+    /// About how many tasks of a product of several rows a thread has. More of them make up for a thread that is late, or on
+    /// a slower core; but each reads its rows again, and tiles are so quick that this takes longer. CPUs with tiles have cores
+    /// of one kind.
+    pub(crate) fn tasks_per_thread(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16(BfUnit::Tiles) => 1,
+            _ => CHUNKS_PER_THREAD,
+        }
     }
 
     /// Panels that a task should have a multiple of, or its last columns run on narrow tiles.
