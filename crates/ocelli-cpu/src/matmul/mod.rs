@@ -52,7 +52,9 @@ use crate::pack::{Matrix, Stored};
 use crate::pool::{CHUNKS_PER_THREAD, Pool};
 use crate::scratch::Scratch;
 use crate::simd::{LANES, Simd};
-use crate::view::{Kind, View};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::view::Kind;
+use crate::view::View;
 
 /// Rows that [`Staging::product_block`] keeps together at most.
 const MOST_TOGETHER: usize = 512;
