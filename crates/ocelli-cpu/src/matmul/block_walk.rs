@@ -176,6 +176,7 @@ impl Job {
     }
 
     /// Whether all of `k` is in this job, and two panels.
+    #[cfg(target_arch = "x86_64")] // Only tiles store blocks.
     #[inline(always)]
     pub(super) fn is_whole(&self) -> bool {
         self.steps() == self.all_steps && self.count() == 2

@@ -40,6 +40,7 @@ pub(crate) trait Epilogue: Sync {
     );
 
     /// Where sums from this row and column on may be stored as they are, 32 rows of 32, and how far apart the rows are.
+    #[cfg(target_arch = "x86_64")] // Only tiles store blocks.
     #[inline(always)]
     fn plain(&self, _row: usize, _col: usize) -> Option<(*mut f32, usize)> {
         None
@@ -114,6 +115,7 @@ impl<'a, E: Epilogue> Outputs<'a, E> {
     }
 
     /// Where a block of sums from this row of the left factor and this panel on may be stored as it is.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(super) fn plain(&self, row: usize, panel: usize) -> Option<(*mut f32, usize)> {
         self.epilogue.plain(self.first_row + row, panel * LANES)

@@ -265,6 +265,7 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     /// `1 / a`, at most 2 ULP off, for normal `a`.
     unsafe fn reciprocal(a: Self::F) -> Self::F;
     /// `1 / a` with a relative error of at most 2^-14.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "nothing is stored in bf16 there"))]
     #[inline(always)]
     unsafe fn reciprocal_bf16(a: Self::F) -> Self::F {
         // SAFETY: the caller's promise.
