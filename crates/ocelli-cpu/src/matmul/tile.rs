@@ -4,10 +4,13 @@ use half::bf16;
 
 use super::epilogue::{Epilogue, Outputs};
 use crate::buffer::CACHE_LINE;
-use crate::simd::{Kernel, Simd};
+use crate::scratch::Scratch;
+use crate::simd::{Kernel, LANES, Simd};
 
 /// Steps of a tile between two times that it asks for the next panels.
 const ASK_STEPS: usize = 16;
+/// What panels take of the first-level cache while all rows go by: as much as leaves room for rows and sums.
+const PANELS_BYTES: usize = 24 << 10;
 /// How far ahead one row asks for its panels.
 pub(super) const PREFETCH_BYTES: usize = 2048;
 
@@ -191,11 +194,11 @@ impl<B: Panel, E: Epilogue> Kernel for Product<'_, B, E> {
             if a.rows == 1 && E::GROUP == 1 {
                 // One row is bound by memory: many panels at once hide the latency of the chain.
                 while S::TILE_PANELS > 1 && panel + 8 <= end {
-                    tile::<S, B, E, 1, 8>(a, b, 0, panel, Ahead::NOTHING, &outputs);
+                    tile::<S, B, E, 1, 8>(a, b, 0, panel, Part::whole(a), Ahead::NOTHING, &outputs);
                     panel += 8;
                 }
                 while panel + 4 <= end {
-                    tile::<S, B, E, 1, 4>(a, b, 0, panel, Ahead::NOTHING, &outputs);
+                    tile::<S, B, E, 1, 4>(a, b, 0, panel, Part::whole(a), Ahead::NOTHING, &outputs);
                     panel += 4;
                 }
             }
@@ -223,21 +226,49 @@ unsafe fn row_tiles<S: Simd, B: Panel, E: Epilogue, const NP: usize>(
     panel: usize,
     outputs: &Outputs<E>,
 ) {
+    let most = PANELS_BYTES / (NP * LANES * size_of::<B>());
+    let parts = if cuts_k::<S>() { a.k.div_ceil(most).max(1) } else { 1 };
+    let length = a.k.div_ceil(parts).next_multiple_of(B::STEP * ASK_STEPS);
     let tiles = a.rows.div_ceil(S::TILE_ROWS);
     let ahead = Ahead::new(b.source(), panel + NP, NP, tiles * (a.k / B::STEP).div_ceil(ASK_STEPS));
-    let mut r = 0;
-    while r < a.rows {
-        // SAFETY: the tile's rows are among `a.rows`.
-        r += unsafe {
-            match S::TILE_ROWS.min(a.rows - r) {
-                6.. => tile::<S, B, E, 6, NP>(a, b, r, panel, ahead, outputs),
-                5 => tile::<S, B, E, 5, NP>(a, b, r, panel, ahead, outputs),
-                4 => tile::<S, B, E, 4, NP>(a, b, r, panel, ahead, outputs),
-                3 => tile::<S, B, E, 3, NP>(a, b, r, panel, ahead, outputs),
-                2 => tile::<S, B, E, 2, NP>(a, b, r, panel, ahead, outputs),
-                _ => tile::<S, B, E, 1, NP>(a, b, r, panel, ahead, outputs),
-            }
-        };
+    let mut memory = Scratch::take(if parts > 1 { a.rows * NP * LANES } else { 0 });
+    for first in (0..a.k.max(1)).step_by(length.max(1)) {
+        let part = Part { first, end: a.k.min(first + length), sums: memory.as_mut_ptr() };
+        let mut r = 0;
+        while r < a.rows {
+            // SAFETY: the tile's rows are among `a.rows`.
+            r += unsafe {
+                match S::TILE_ROWS.min(a.rows - r) {
+                    6.. => tile::<S, B, E, 6, NP>(a, b, r, panel, part, ahead, outputs),
+                    5 => tile::<S, B, E, 5, NP>(a, b, r, panel, part, ahead, outputs),
+                    4 => tile::<S, B, E, 4, NP>(a, b, r, panel, part, ahead, outputs),
+                    3 => tile::<S, B, E, 3, NP>(a, b, r, panel, part, ahead, outputs),
+                    2 => tile::<S, B, E, 2, NP>(a, b, r, panel, part, ahead, outputs),
+                    _ => tile::<S, B, E, 1, NP>(a, b, r, panel, part, ahead, outputs),
+                }
+            };
+        }
+    }
+}
+
+/// Whether `k` is cut: narrow tiles take few panels at a time, of which the cache holds much.
+const fn cuts_k<S: Simd>() -> bool {
+    S::TILE_PANELS >= 4
+}
+
+/// Some `k` of all rows, and where sums over those before are.
+#[derive(Clone, Copy)]
+struct Part {
+    first: usize,
+    end: usize,
+    /// For each row those of all panels.
+    sums: *mut f32,
+}
+
+impl Part {
+    /// All `k`.
+    fn whole(a: Rows) -> Self {
+        Self { first: 0, end: a.k, sums: std::ptr::null_mut() }
     }
 }
 
@@ -248,50 +279,75 @@ unsafe fn tile<S: Simd, B: Panel, E: Epilogue, const MR: usize, const NP: usize>
     b: Columns<B>,
     r: usize,
     panel: usize,
+    part: Part,
     ahead: Ahead,
     outputs: &Outputs<E>,
 ) -> usize {
     // SAFETY: the caller's promise: rows `r..r + MR`, panels `panel..panel + NP`, all `k`.
     unsafe {
-        outputs.ask::<S>(r, MR, panel, NP);
-        if MR > 1 && NP > S::TILE_PANELS {
-            // Panels that an epilogue wants together, but for which there are not the registers.
-            let mut done = [[S::zero(); NP]; MR];
-            for p in 0..NP {
-                let one = sums::<S, B, MR, 1>(a, b, r, panel + p, ahead);
-                for i in 0..MR {
-                    done[i][p] = one[i][0];
+        let at = part.sums.wrapping_add(r * NP * LANES);
+        let last = !cuts_k::<S>() || part.end == a.k;
+        if last {
+            outputs.ask::<S>(r, MR, panel, NP);
+        }
+        let mut all = [[S::zero(); NP]; MR];
+        if cuts_k::<S>() && part.first > 0 {
+            for i in 0..MR {
+                for p in 0..NP {
+                    all[i][p] = S::load(at.add((i * NP + p) * LANES));
                 }
             }
-            outputs.take::<S, MR, NP>(r, panel, &done);
+        }
+        if MR > 1 && NP > S::TILE_PANELS {
+            // Panels that an epilogue wants together, but for which there are not the registers.
+            for p in 0..NP {
+                let mut one = [[S::zero(); 1]; MR];
+                for i in 0..MR {
+                    one[i][0] = all[i][p];
+                }
+                one = add::<S, B, MR, 1>(a, b, r, panel + p, part, ahead, one);
+                for i in 0..MR {
+                    all[i][p] = one[i][0];
+                }
+            }
         } else {
-            let sums = sums::<S, B, MR, NP>(a, b, r, panel, ahead);
-            outputs.take::<S, MR, NP>(r, panel, &sums);
+            all = add::<S, B, MR, NP>(a, b, r, panel, part, ahead, all);
+        }
+        if last {
+            outputs.take::<S, MR, NP>(r, panel, &all);
+        } else {
+            for i in 0..MR {
+                for p in 0..NP {
+                    S::store(at.add((i * NP + p) * LANES), all[i][p]);
+                }
+            }
         }
     }
     MR
 }
 
-/// The sums of such a tile.
+/// The sums of such a tile with a part's products.
 #[inline(always)]
-unsafe fn sums<S: Simd, B: Panel, const MR: usize, const NP: usize>(
+unsafe fn add<S: Simd, B: Panel, const MR: usize, const NP: usize>(
     a: Rows,
     b: Columns<B>,
     r: usize,
     panel: usize,
+    part: Part,
     ahead: Ahead,
+    mut sums: [[S::F; NP]; MR],
 ) -> [[S::F; NP]; MR] {
     // SAFETY: the caller's promise: rows `r..r + MR`, panels `panel..panel + NP`, all `k`.
     unsafe {
-        let mut sums = [[S::zero(); NP]; MR];
         let rows = a.at.add(r * a.stride);
         let columns = b.at.add((panel - b.first) * b.panel_stride);
-        let steps = a.k / B::STEP;
-        for first in (0..steps).step_by(ASK_STEPS) {
+        let (start, end) = (part.first / B::STEP, part.end / B::STEP);
+        let asked = start * a.rows.div_ceil(S::TILE_ROWS) + r / S::TILE_ROWS * (end - start);
+        for first in (start..end).step_by(ASK_STEPS) {
             if MR > 1 {
-                ahead.ask::<S>((r / S::TILE_ROWS * steps + first) / ASK_STEPS);
+                ahead.ask::<S>((asked + first - start) / ASK_STEPS);
             }
-            for step in first..steps.min(first + ASK_STEPS) {
+            for step in first..end.min(first + ASK_STEPS) {
                 let at = columns.add(step * B::STEP * b.k_stride);
                 let x = rows.add(step * B::STEP);
                 let mut panels = [S::zero(); NP];
@@ -313,7 +369,7 @@ unsafe fn sums<S: Simd, B: Panel, const MR: usize, const NP: usize>(
                 }
             }
         }
-        if !a.k.is_multiple_of(B::STEP) {
+        if !part.end.is_multiple_of(B::STEP) {
             let mut panels = [S::zero(); NP];
             for p in 0..NP {
                 panels[p] = B::load_first::<S>(columns.add(p * b.panel_stride + (a.k - 1) * b.k_stride));
