@@ -30,8 +30,9 @@ use crate::request::{Image, ImageOptions, Request};
 use crate::running::{Runner, Running, is_lost};
 use crate::sampler::{Next, Sampler};
 
-/// Positions that go through the language model at a time: bounds the memory of long prompts.
-pub(crate) const PREFILL_CHUNK: usize = 256;
+/// Most positions that go through the language model at a time: bounds the memory of long prompts. A picture of 1024 pixels
+/// and a question have some 300, which take longer in two parts: each passes all matrices.
+const PREFILL_CHUNK: usize = 512;
 /// Generated tokens that the memory plan counts with.
 const PLANNED_TOKENS: usize = 512;
 /// Side of the largest picture in pixels.
@@ -125,6 +126,11 @@ impl Stage {
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Positions of each chunk of so many, but for the last: chunks of a length, as few as may be.
+pub(crate) fn chunk_len(positions: usize) -> usize {
+    positions.div_ceil(positions.div_ceil(PREFILL_CHUNK).max(1)).max(1)
 }
 
 pub(crate) fn ms_since(start: Instant) -> f64 {
@@ -630,7 +636,7 @@ impl<'a> Generation<'a> {
     ) -> Result<Next, Error> {
         let likeliest = self.sampler.takes_the_likeliest();
         let mut next = Next::Logits(vec![]);
-        for chunk in slots.chunks(PREFILL_CHUNK) {
+        for chunk in slots.chunks(chunk_len(slots.len())) {
             let embeds = self.model.splice(chunk, images)?;
             let cache = &mut prefix.cache;
             next = self
@@ -780,6 +786,12 @@ mod tests {
     use super::*;
     use crate::Error;
     use std::cell::Cell;
+
+    #[test]
+    fn chunks_are_few_and_alike() {
+        let chunks = [0, 1, 300, 512, 513, 1024, 1025].map(chunk_len);
+        assert_eq!(chunks, [1, 1, 300, 512, 257, 512, 342]);
+    }
 
     #[test]
     fn cancelling_stops_between_two_ops_of_the_encoder() {

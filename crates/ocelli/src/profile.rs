@@ -5,7 +5,7 @@ use pollster::block_on;
 
 use crate::Error;
 use crate::engine::{self, Prepared};
-use crate::fastvlm::{FastVlm, PREFILL_CHUNK, Stage, lock, ms_since};
+use crate::fastvlm::{FastVlm, Stage, chunk_len, lock, ms_since};
 use crate::mobileclip::{ClipImage, MobileClip};
 use crate::request::{CancelToken, Image};
 
@@ -109,7 +109,7 @@ impl FastVlm {
         let mut profiles: Vec<OpProfile> = Vec::new();
         let mut past = 0;
         while past < tokens {
-            let rows = PREFILL_CHUNK.min(tokens - past);
+            let rows = chunk_len(tokens).min(tokens - past);
             let chunk = self.profile_language("prefill", past, rows, runs, cancel)?;
             if profiles.is_empty() {
                 profiles = chunk;
@@ -154,7 +154,7 @@ impl FastVlm {
             let input = input(plan, "inputs_embeds");
             let width = plan.plan().tensor(input).cols;
             while cache.len() < past {
-                let rows = PREFILL_CHUNK.min(past - cache.len());
+                let rows = chunk_len(past).min(past - cache.len());
                 plan.write(arena, input, &waves(rows * width));
                 plan.run(arena, rows, Some(&mut cache), &stop)?;
             }

@@ -204,6 +204,21 @@ fn one_thread_equals_two_and_a_cached_answer_equals_a_fresh_one() {
 }
 
 #[test]
+fn a_long_prompt_gives_the_same_answer_however_it_is_cut() {
+    let text = |words: usize| (0..words).map(|i| format!("{} ", i * 7919 % 1000)).collect::<String>();
+    let ask = |words| Request { max_tokens: 8, ..Request::ask(&text(words), vec![]) };
+    for dtype in [DType::F32, DType::Bf16] {
+        let (one, two) = (load("fastvlm-apple", dtype, 2), load("fastvlm-apple", dtype, 2));
+        let fresh = one.generate(&ask(600), &mut |_| ()).expect("answer");
+        assert!(fresh.usage.prompt_tokens > 1024, "{} tokens are no three chunks", fresh.usage.prompt_tokens);
+        two.generate(&ask(100), &mut |_| ()).expect("answer");
+        let rest = two.generate(&ask(600), &mut |_| ()).expect("answer");
+        assert!(rest.usage.cached_tokens > 100, "{} tokens were kept", rest.usage.cached_tokens);
+        assert_eq!(rest.token_ids, fresh.token_ids, "{dtype:?}");
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_text_whatever_the_threads() {
     let case = case("apple/one_image");
     let text = |threads: usize, seed: u64| {
