@@ -103,6 +103,11 @@ impl Taps {
         self.start + self.weights.len()
     }
 
+    /// Whether the output is a pixel as it is.
+    fn is_pixel(&self) -> bool {
+        self.weights == [1 << PRECISION]
+    }
+
     /// The positions seen, counted from `first`; none for an output that sees only black.
     fn seen_from(&self, first: usize) -> Range<usize> {
         if self.weights.is_empty() { 0..0 } else { self.start - first..self.end() - first }
@@ -132,7 +137,11 @@ fn taps(axis: Axis, filter: Filter) -> Vec<Taps> {
         }
         let seen = min.clamp(picture.start, picture.end)..max.clamp(picture.start, picture.end);
         let kept = if seen.is_empty() { &[][..] } else { &weights[seen.start - min..seen.end - min] };
-        Taps { start: seen.start - picture.start, weights: kept.iter().copied().map(fixed_point).collect() }
+        let mut weights: Vec<_> = kept.iter().copied().map(fixed_point).collect();
+        // Zeros at the ends add nothing: a side that keeps its length is one pixel each.
+        weights.truncate(weights.iter().rposition(|&weight| weight != 0).map_or(0, |last| last + 1));
+        let zeros = weights.iter().position(|&weight| weight != 0).unwrap_or(0);
+        Taps { start: seen.start - picture.start + zeros, weights: weights.split_off(zeros) }
     };
     (axis.first..axis.first + axis.count).map(one).collect()
 }
@@ -157,13 +166,24 @@ fn lit(taps: &[Taps]) -> Range<usize> {
     start..end
 }
 
+/// Whether each output is the next pixel as it is.
+fn copies(taps: &[Taps]) -> bool {
+    taps.iter().all(Taps::is_pixel) && taps.windows(2).all(|pair| pair[1].start == pair[0].start + 1)
+}
+
 /// The horizontal pass: `[rows, columns, 3]` of the given rows, whose first pixel the taps call
 /// `first_column`.
 fn filter_rows(picture: Picture<'_>, rows: Range<usize>, first_column: usize, columns: &[Taps]) -> Vec<u8> {
     let stride = picture.width * 3;
     let mut result = Vec::with_capacity(rows.len() * columns.len() * 3);
+    let copies = copies(columns);
     for y in rows {
         let row = &picture.pixels[y * stride..(y + 1) * stride];
+        if let (true, Some(first)) = (copies, columns.first()) {
+            let start = (first.start - first_column) * 3;
+            result.extend_from_slice(&row[start..start + columns.len() * 3]);
+            continue;
+        }
         for tap in columns {
             let mut sums = [ONE_HALF; 3];
             let seen = tap.seen_from(first_column);
@@ -184,10 +204,15 @@ fn filter_columns(picture: Picture<'_>, columns: Range<usize>, first_row: usize,
     let stride = picture.width * 3;
     let mut result = Vec::with_capacity(rows.len() * columns.len() * 3);
     let mut sums = vec![ONE_HALF; columns.len() * 3];
+    let row = |y: usize| &picture.pixels[y * stride + columns.start * 3..y * stride + columns.end * 3];
     for tap in rows {
+        if tap.is_pixel() {
+            result.extend_from_slice(row(tap.start - first_row));
+            continue;
+        }
         sums.fill(ONE_HALF);
         for (y, weight) in tap.seen_from(first_row).zip(&tap.weights) {
-            let row = &picture.pixels[y * stride + columns.start * 3..y * stride + columns.end * 3];
+            let row = row(y);
             for (sum, sample) in sums.iter_mut().zip(row) {
                 *sum += i32::from(*sample) * weight;
             }

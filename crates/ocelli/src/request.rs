@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ocelli_image::{Orientation, Preprocess, Rgb8};
+use ocelli_image::{Orientation, Rgb8, resize_to_square, to_pixel_values};
 use ocelli_text::{Role, Turn};
 
 use crate::Error;
@@ -59,12 +59,12 @@ impl Image {
             Fit::Crop => ocelli_image::Fit::CropFloor,
         };
         let filter = ocelli_image::Filter::Bicubic;
-        let preprocess = Preprocess { size: resolution, fit, filter, mean: [0.0; 3], std: [1.0; 3] };
-        let pixel_values = preprocess.run(rgb);
+        let square = resize_to_square(rgb, resolution, fit, filter);
         let mut hasher = DefaultHasher::new();
         resolution.hash(&mut hasher);
-        pixel_values.iter().for_each(|v| v.to_bits().hash(&mut hasher));
-        Self { resolution, key: hasher.finish(), pixel_values: Arc::new(pixel_values), preprocess_ms: 0.0 }
+        hasher.write(&square);
+        let pixel_values = Arc::new(to_pixel_values(&square, [0.0; 3], [1.0; 3]));
+        Self { resolution, key: hasher.finish(), pixel_values, preprocess_ms: 0.0 }
     }
 }
 
