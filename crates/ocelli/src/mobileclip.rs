@@ -1,7 +1,9 @@
 //! MobileCLIP: pictures and texts to one space, and labels by nearness in it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+#[cfg(not(target_family = "wasm"))]
+use std::sync::OnceLock;
+use std::sync::{Arc, Mutex};
 
 use ocelli_cpu::Isa;
 #[cfg(feature = "decoders")]

@@ -272,6 +272,7 @@ impl Staging {
 
     /// `x` as the tasks of one product share it: staged for all of them where each would have the same work, in scratch
     /// that must live as long.
+    #[cfg_attr(target_arch = "wasm32", allow(unused_variables, reason = "nothing is shared there"))]
     pub(crate) fn share(self, isa: Isa, pool: &Pool, x: View) -> (Option<Scratch>, View) {
         match self {
             #[cfg(not(target_arch = "wasm32"))]
