@@ -3,8 +3,6 @@
 //! Padding follows LLaVA's `expand2square`; cropping follows transformers' `CLIPImageProcessorPil` or
 //! torchvision's `Resize` and `CenterCrop`. All use Pillow's resize, see `resample.rs`.
 
-use std::array::from_fn;
-
 use crate::Rgb8;
 use crate::resample::{Axis, resample};
 
@@ -161,12 +159,12 @@ fn half_to_even(excess: usize) -> usize {
 ///
 /// Mean 0 and deviation 1 give exactly `v / 255`.
 pub fn to_pixel_values(bytes: &[u8], mean: [f32; 3], std: [f32; 3]) -> Vec<f32> {
-    let value = |channel: usize, byte: u8| (f32::from(byte) / 255.0 - mean[channel]) / std[channel];
     // A table: dividing each of millions takes some milliseconds.
-    let tables: [[f32; 256]; 3] = from_fn(|channel| from_fn(|byte| value(channel, byte as u8)));
-    let mut values = Vec::with_capacity(bytes.len());
-    for pixel in bytes.chunks(3) {
-        values.extend(pixel.iter().zip(&tables).map(|(&byte, table)| table[usize::from(byte)]));
+    let mut table = [[0.0; 3]; 256];
+    for (byte, values) in table.iter_mut().enumerate() {
+        for (channel, value) in values.iter_mut().enumerate() {
+            *value = (byte as f32 / 255.0 - mean[channel]) / std[channel];
+        }
     }
-    values
+    bytes.iter().enumerate().map(|(i, &byte)| table[usize::from(byte)][i % 3]).collect()
 }

@@ -103,9 +103,9 @@ impl Taps {
         self.start + self.weights.len()
     }
 
-    /// Whether the output is a pixel as it is.
+    /// Whether the output is a pixel as it is. Nobody asks in a browser, which loads less so.
     fn is_pixel(&self) -> bool {
-        self.weights == [1 << PRECISION]
+        !cfg!(target_arch = "wasm32") && self.weights == [1 << PRECISION]
     }
 
     /// The positions seen, counted from `first`; none for an output that sees only black.
@@ -121,7 +121,8 @@ impl Taps {
 fn taps(axis: Axis, filter: Filter) -> Vec<Taps> {
     let scale = axis.from as f64 / axis.to as f64;
     let stretch = scale.max(1.0);
-    let support = filter.support() * stretch;
+    // A side that keeps its length has zeros for all but a pixel itself.
+    let support = if axis.from == axis.to { 0.5 } else { filter.support() * stretch };
     let picture = axis.offset..axis.offset + axis.length;
     let one = |output: usize| {
         let center = (output as f64 + 0.5) * scale;
@@ -137,11 +138,7 @@ fn taps(axis: Axis, filter: Filter) -> Vec<Taps> {
         }
         let seen = min.clamp(picture.start, picture.end)..max.clamp(picture.start, picture.end);
         let kept = if seen.is_empty() { &[][..] } else { &weights[seen.start - min..seen.end - min] };
-        let mut weights: Vec<_> = kept.iter().copied().map(fixed_point).collect();
-        // Zeros at the ends add nothing: a side that keeps its length is one pixel each.
-        weights.truncate(weights.iter().rposition(|&weight| weight != 0).map_or(0, |last| last + 1));
-        let zeros = weights.iter().position(|&weight| weight != 0).unwrap_or(0);
-        Taps { start: seen.start - picture.start + zeros, weights: weights.split_off(zeros) }
+        Taps { start: seen.start - picture.start, weights: kept.iter().copied().map(fixed_point).collect() }
     };
     (axis.first..axis.first + axis.count).map(one).collect()
 }

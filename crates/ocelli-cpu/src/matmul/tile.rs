@@ -226,28 +226,47 @@ unsafe fn row_tiles<S: Simd, B: Panel, E: Epilogue, const NP: usize>(
     panel: usize,
     outputs: &Outputs<E>,
 ) {
-    let most = PANELS_BYTES / (NP * LANES * size_of::<B>());
-    let parts = if cuts_k::<S>() { a.k.div_ceil(most).max(1) } else { 1 };
-    let length = a.k.div_ceil(parts).next_multiple_of(B::STEP * ASK_STEPS);
     let tiles = a.rows.div_ceil(S::TILE_ROWS);
     let ahead = Ahead::new(b.source(), panel + NP, NP, tiles * (a.k / B::STEP).div_ceil(ASK_STEPS));
-    let mut memory = Scratch::take(if parts > 1 { a.rows * NP * LANES } else { 0 });
-    for first in (0..a.k.max(1)).step_by(length.max(1)) {
-        let part = Part { first, end: a.k.min(first + length), sums: memory.as_mut_ptr() };
-        let mut r = 0;
-        while r < a.rows {
-            // SAFETY: the tile's rows are among `a.rows`.
-            r += unsafe {
-                match S::TILE_ROWS.min(a.rows - r) {
-                    6.. => tile::<S, B, E, 6, NP>(a, b, r, panel, part, ahead, outputs),
-                    5 => tile::<S, B, E, 5, NP>(a, b, r, panel, part, ahead, outputs),
-                    4 => tile::<S, B, E, 4, NP>(a, b, r, panel, part, ahead, outputs),
-                    3 => tile::<S, B, E, 3, NP>(a, b, r, panel, part, ahead, outputs),
-                    2 => tile::<S, B, E, 2, NP>(a, b, r, panel, part, ahead, outputs),
-                    _ => tile::<S, B, E, 1, NP>(a, b, r, panel, part, ahead, outputs),
-                }
-            };
+    let most = PANELS_BYTES / (NP * LANES * size_of::<B>());
+    // SAFETY: the caller's promise, for each part.
+    unsafe {
+        if !cuts_k::<S>() {
+            return part_tiles::<S, B, E, NP>(a, b, panel, Part::whole(a), ahead, outputs);
         }
+        let parts = a.k.div_ceil(most).max(1);
+        let length = a.k.div_ceil(parts).max(1).next_multiple_of(B::STEP * ASK_STEPS);
+        let mut memory = Scratch::take(if parts > 1 { a.rows * NP * LANES } else { 0 });
+        for first in (0..a.k.max(1)).step_by(length) {
+            let part = Part { first, end: a.k.min(first + length), sums: memory.as_mut_ptr() };
+            part_tiles::<S, B, E, NP>(a, b, panel, part, ahead, outputs);
+        }
+    }
+}
+
+/// Some `k` of all rows against `NP` panels.
+#[inline(always)]
+unsafe fn part_tiles<S: Simd, B: Panel, E: Epilogue, const NP: usize>(
+    a: Rows,
+    b: Columns<B>,
+    panel: usize,
+    part: Part,
+    ahead: Ahead,
+    outputs: &Outputs<E>,
+) {
+    let mut r = 0;
+    while r < a.rows {
+        // SAFETY: the tile's rows are among `a.rows`.
+        r += unsafe {
+            match S::TILE_ROWS.min(a.rows - r) {
+                6.. => tile::<S, B, E, 6, NP>(a, b, r, panel, part, ahead, outputs),
+                5 => tile::<S, B, E, 5, NP>(a, b, r, panel, part, ahead, outputs),
+                4 => tile::<S, B, E, 4, NP>(a, b, r, panel, part, ahead, outputs),
+                3 => tile::<S, B, E, 3, NP>(a, b, r, panel, part, ahead, outputs),
+                2 => tile::<S, B, E, 2, NP>(a, b, r, panel, part, ahead, outputs),
+                _ => tile::<S, B, E, 1, NP>(a, b, r, panel, part, ahead, outputs),
+            }
+        };
     }
 }
 
