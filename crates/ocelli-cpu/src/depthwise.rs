@@ -1,10 +1,10 @@
 //! Depthwise convolution over NHWC maps.
 //!
-//! A task takes a band of output rows and 32 channels, a line of the cache at a time: a run of pixels down the band,
-//! then the next run. The input rows that an output row needs are in a ring, as vectors of sixteen channels with the zero
-//! padding written out, so that the inner loop has no edges and reads from the first-level cache alone; it keeps a row
-//! of the run in registers while the taps go by. A row enters the ring right before the first output row that needs
-//! it, and is asked for some rows before, so that memory and arithmetic work at the same time.
+//! A task takes a band of output rows and some lines of channels: a run of pixels of one or two of them down the band, then
+//! the same run of the next ones, then the next run. The input rows that an output row needs are in a ring, as vectors of
+//! sixteen channels with the zero padding written out, so that the inner loop has no edges and reads from the first-level
+//! cache alone; it keeps a row of the run in registers while the taps go by. A row enters the ring right before the first
+//! output row that needs it, and is asked for some rows before, so that memory and arithmetic work at the same time.
 //!
 //! In the ring are f32 values, one of them a lane; where pairs of bf16 are multiplied quicker, pairs of neighbours in a row.
 
@@ -20,10 +20,12 @@ use crate::scratch::Scratch;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::view::{Kind, View};
 
-/// Vectors of channels of a task: in bf16 a line of the cache.
-const VECTORS: usize = 2;
+/// Vectors of channels of a task: lines that are neighbours in memory come quicker than others.
+const VECTORS: usize = 12;
 /// Channels of a task.
 const CHANNELS: usize = VECTORS * LANES;
+/// Pixels of a row whose vectors are computed before those of the next ones.
+const PIXELS: usize = 16;
 /// Least output rows of a task: the `kernel - 1` rows that two bands share are read twice.
 const LEAST_ROWS: usize = 16;
 /// Output rows before the one that reads or writes it, at which a row is asked for.
@@ -82,7 +84,7 @@ fn multiplies_pairs(isa: Isa) -> bool {
     }
 }
 
-/// Output rows of 32 channels, or of as many as there are.
+/// Output rows of [`CHANNELS`] channels, or of as many as there are.
 #[derive(Clone, Copy)]
 struct Band<'a, 'b> {
     conv: &'a Depthwise<'b>,
@@ -128,39 +130,60 @@ impl Band<'_, '_> {
             }
             match self.conv.kernel {
                 [7, 7] => self.runs::<S, false, N, STRIDE, 7>(),
+                [3, 3] => self.runs::<S, false, N, STRIDE, 3>(),
                 _ => self.runs::<S, false, N, STRIDE, ANY>(),
             }
         }
     }
 
-    /// The band, `N` pixels at a time.
+    /// The band, `N` pixels of some vectors of channels at a time.
     #[inline(always)]
     unsafe fn runs<S: Simd, const PAIRS: bool, const N: usize, const STRIDE: usize, const KERNEL: usize>(
         self,
     ) {
-        let Self { conv, first_row, channel, .. } = self;
-        let vectors = (conv.out.cols - channel).div_ceil(LANES).min(VECTORS);
-        let width = (N - 1) * conv.stride + conv.kernel[1];
+        let (conv, width) = (self.conv, (N - 1) * self.conv.stride + self.conv.kernel[1]);
         let mut ring_memory = Scratch::take(Ring::len(conv.kernel[0], width));
-        let mut tap_memory = Scratch::take(Taps::len(conv.kernel));
+        let mut tap_memory = Scratch::take(VECTORS * Taps::len(conv.kernel));
+        let at = ring_memory.as_mut_ptr();
         // SAFETY: the scratch holds the taps, and the ring; the caller promises the outputs.
         unsafe {
-            let taps = Taps::of::<S, PAIRS>(conv, channel, vectors, tap_memory.as_mut_ptr());
-            for x in (0..conv.out_width()).step_by(N) {
-                let ring = Ring {
-                    at: ring_memory.as_mut_ptr(),
-                    width,
-                    top: first_row * conv.stride,
-                    left: x * conv.stride,
-                    channel,
-                    vectors,
-                };
-                self.run_down::<S, PAIRS, N, STRIDE, KERNEL>(ring, taps, x);
+            let taps = Taps::of::<S, PAIRS>(conv, self.channel, self.vectors(), tap_memory.as_mut_ptr());
+            for run in 0..self.count(N) {
+                let [ring, next] = [run, run + 1].map(|run| self.ring(run, N, at, width));
+                if ring.x < conv.out_width() {
+                    self.run_down::<S, PAIRS, N, STRIDE, KERNEL>(ring, next, taps);
+                }
             }
         }
     }
 
-    /// A run of `N` pixels from `x` on, row by row.
+    /// Vectors of channels of the band.
+    fn vectors(&self) -> usize {
+        (self.conv.out.cols - self.channel).div_ceil(LANES).min(VECTORS)
+    }
+
+    /// Runs of `n` pixels: those of [`PIXELS`] pixels of some vectors, then of the next ones, then of the next pixels.
+    fn count(&self, n: usize) -> usize {
+        let groups = self.vectors().div_ceil(together(self.conv.kernel[0]));
+        self.conv.out_width().div_ceil(PIXELS) * groups * (PIXELS / n)
+    }
+
+    /// The ring at `at` for a run, whose pixels may lie behind the row.
+    fn ring(&self, run: usize, n: usize, at: *mut f32, width: usize) -> Ring {
+        let (conv, together) = (self.conv, together(self.conv.kernel[0]));
+        let groups = self.vectors().div_ceil(together);
+        let (block, vector) = (run / (PIXELS / n), run / (PIXELS / n) % groups * together);
+        Ring {
+            at,
+            width,
+            top: self.first_row * conv.stride,
+            x: block / groups * PIXELS + run % (PIXELS / n) * n,
+            channel: self.channel + vector * LANES,
+            vectors: together.min(self.vectors() - vector),
+        }
+    }
+
+    /// A run of `N` pixels, row by row.
     #[inline(always)]
     unsafe fn run_down<
         S: Simd,
@@ -171,8 +194,8 @@ impl Band<'_, '_> {
     >(
         self,
         mut ring: Ring,
+        next: Ring,
         taps: Taps,
-        x: usize,
     ) {
         let conv = self.conv;
         let outputs = self.first_row..self.first_row + self.rows;
@@ -184,15 +207,17 @@ impl Band<'_, '_> {
             // SAFETY: the caller's promise; the ring has all rows from its top on.
             unsafe {
                 for y in staged.max(ring.top)..end {
-                    let (y_ahead, runs) = ahead(y, AHEAD * conv.stride, &inputs);
-                    let left = ring.left + runs * N * conv.stride;
-                    Ring { left, ..ring }.ask::<S>(conv, y_ahead);
+                    match ahead(y, AHEAD * conv.stride, &inputs) {
+                        (y, true) => ring.ask::<S>(conv, y),
+                        (y, false) => next.ask::<S>(conv, y),
+                    }
                     ring.stage::<S, PAIRS>(conv, y);
                 }
-                let (row_ahead, runs) = ahead(row, AHEAD, &outputs);
-                conv.out.ask_lines::<S>(row_ahead * conv.out_width() + x + runs * N, N, ring.channel);
+                let (row_ahead, here) = ahead(row, AHEAD, &outputs);
+                let run = if here { ring } else { next };
+                conv.out.ask_lines::<S>(row_ahead * conv.out_width() + run.x, N, run.channel);
                 for vector in 0..ring.vectors {
-                    pixels::<S, PAIRS, N, STRIDE, KERNEL>(conv, ring, taps, vector, row, x);
+                    pixels::<S, PAIRS, N, STRIDE, KERNEL>(conv, ring, taps, vector, row);
                 }
             }
             staged = end;
@@ -200,30 +225,37 @@ impl Band<'_, '_> {
     }
 }
 
-/// The row `by` rows after `row`, in a band that begins again in the next run, and how many runs further it is.
-fn ahead(row: usize, by: usize, band: &Range<usize>) -> (usize, usize) {
-    if row + by < band.end { (row + by, 0) } else { (band.start + row + by - band.end, 1) }
+/// Vectors of a run: as many as leave the ring in the first-level cache.
+fn together(kernel_height: usize) -> usize {
+    if kernel_height > 3 { 2 } else { 4 }
 }
 
-/// The weights of a block of channels, `[taps of the kernel][vectors][16]`; pairs of neighbours in a row count as one.
+/// The row `by` rows after `row`, in a band that begins again in the next run, and whether it is in this one.
+fn ahead(row: usize, by: usize, band: &Range<usize>) -> (usize, bool) {
+    if row + by < band.end { (row + by, true) } else { (band.start + row + by - band.end, false) }
+}
+
+/// The weights of a task's channels, `[vectors][taps of the kernel][16]`; pairs of neighbours in a row count as one.
 ///
 /// Pairs are rounded to bf16, and behind them is what the rounding took from the one in the middle: there a folded kernel
 /// has the identity of its block, so that an error of its place goes from block to block.
 #[derive(Clone, Copy)]
 struct Taps {
     at: *const f32,
+    /// The first channel.
+    channel: usize,
     /// Of a row of the kernel.
     count: usize,
 }
 
 impl Taps {
-    /// f32 values of scratch for a kernel.
+    /// f32 values of scratch for the kernels of a vector.
     fn len([height, width]: [usize; 2]) -> usize {
-        (height * width + 1) * VECTORS * LANES
+        (height * width + 1) * LANES
     }
 
     /// # Safety
-    /// `to` has room for [`Self::len`] values; the CPU has `S`.
+    /// `to` has room for [`Self::len`] values of each vector; the CPU has `S`.
     #[inline(always)]
     unsafe fn of<S: Simd, const PAIRS: bool>(
         conv: &Depthwise<'_>,
@@ -235,29 +267,33 @@ impl Taps {
         let step = if PAIRS { 2 } else { 1 };
         let count = width.div_ceil(step);
         let middle = height / 2 * count + width / 2 / step;
-        for (place, vector) in (0..height * count).flat_map(|place| (0..vectors).map(move |v| (place, v))) {
-            let kx = place % count * step;
-            let tap = place / count * width + kx;
-            // SAFETY: the taps are in the kernel, whose rows are padded to whole vectors.
-            unsafe {
-                let weights = conv.weights.as_ptr().add(tap * conv.weight_stride + channel + vector * LANES);
-                let to_place = to.add((place * VECTORS + vector) * LANES);
-                let first = S::load(weights);
-                if PAIRS {
-                    let second =
-                        if kx + 1 < width { S::load(weights.add(conv.weight_stride)) } else { S::zero() };
-                    S::store_bf16_pairs(to_place.cast(), first, second);
-                    if place == middle {
-                        let (a, b) = S::load_bf16_pairs(to_place.cast());
-                        let rest = to.add((height * count * VECTORS + vector) * LANES);
-                        S::store_bf16_pairs(rest.cast(), S::sub(first, a), S::sub(second, b));
+        for vector in 0..vectors {
+            let to = to.wrapping_add(vector * Self::len(conv.kernel));
+            for place in 0..height * count {
+                let kx = place % count * step;
+                let tap = place / count * width + kx;
+                // SAFETY: the taps are in the kernel, whose rows are padded to whole vectors.
+                unsafe {
+                    let at = tap * conv.weight_stride + channel + vector * LANES;
+                    let weights = conv.weights.as_ptr().add(at);
+                    let to_place = to.add(place * LANES);
+                    let first = S::load(weights);
+                    if PAIRS {
+                        let second =
+                            if kx + 1 < width { S::load(weights.add(conv.weight_stride)) } else { S::zero() };
+                        S::store_bf16_pairs(to_place.cast(), first, second);
+                        if place == middle {
+                            let (a, b) = S::load_bf16_pairs(to_place.cast());
+                            let rest = to.add(height * count * LANES);
+                            S::store_bf16_pairs(rest.cast(), S::sub(first, a), S::sub(second, b));
+                        }
+                    } else {
+                        S::store(to_place, first);
                     }
-                } else {
-                    S::store(to_place, first);
                 }
             }
         }
-        Self { at: to, count }
+        Self { at: to, channel, count }
     }
 }
 
@@ -269,8 +305,8 @@ struct Ring {
     width: usize,
     /// The first row that is needed.
     top: usize,
-    /// The first column of the padded map.
-    left: usize,
+    /// The first output pixel of a row.
+    x: usize,
     /// The first output channel.
     channel: usize,
     vectors: usize,
@@ -279,7 +315,7 @@ struct Ring {
 impl Ring {
     /// f32 values of scratch.
     fn len(height: usize, width: usize) -> usize {
-        height * VECTORS * (width + 1) * LANES
+        height * together(height) * (width + 1) * LANES
     }
 
     /// A row of a vector of channels.
@@ -289,15 +325,15 @@ impl Ring {
     #[inline(always)]
     unsafe fn row(self, place: usize, vector: usize) -> *mut f32 {
         // SAFETY: the caller's promise.
-        unsafe { self.at.add((place * VECTORS + vector) * (self.width + 1) * LANES) }
+        unsafe { self.at.add((place * self.vectors + vector) * (self.width + 1) * LANES) }
     }
 
     /// The columns of the run that are in the map.
     #[inline(always)]
     fn inside(self, conv: &Depthwise<'_>) -> (usize, usize) {
-        let padding = conv.kernel[1] / 2;
-        let first = padding.saturating_sub(self.left).min(self.width);
-        let last = (conv.width + padding).saturating_sub(self.left).clamp(first, self.width);
+        let (padding, left) = (conv.kernel[1] / 2, self.x * conv.stride);
+        let first = padding.saturating_sub(left).min(self.width);
+        let last = (conv.width + padding).saturating_sub(left).clamp(first, self.width);
         (first, last)
     }
 
@@ -310,7 +346,7 @@ impl Ring {
         let y = y.wrapping_sub(conv.kernel[0] / 2);
         if y < conv.height {
             let (first, last) = self.inside(conv);
-            let pixel = y * conv.width + self.left + first - conv.kernel[1] / 2;
+            let pixel = y * conv.width + self.x * conv.stride + first - conv.kernel[1] / 2;
             // SAFETY: the caller's promise.
             unsafe { conv.x.ask_lines::<S>(pixel, last - first, self.channel / conv.multiplier()) };
         }
@@ -332,7 +368,7 @@ impl Ring {
                 line.push_zeros(first);
                 if first < last {
                     // A row of pixels without a gap: the one behind the padding is the first.
-                    let pixel = y * conv.width + self.left + first - conv.kernel[1] / 2;
+                    let pixel = y * conv.width + self.x * conv.stride + first - conv.kernel[1] / 2;
                     push_pixels(&mut line, conv, pixel, last - first, self.channel + vector * LANES);
                 }
                 line.push_zeros(self.width - last + usize::from(PAIRS));
@@ -467,7 +503,6 @@ unsafe fn pixels<S: Simd, const PAIRS: bool, const N: usize, const STRIDE: usize
     taps: Taps,
     vector: usize,
     out_row: usize,
-    x: usize,
 ) {
     let step = LANES * if STRIDE == ANY { conv.stride } else { STRIDE };
     let (height, count) = match KERNEL {
@@ -477,7 +512,8 @@ unsafe fn pixels<S: Simd, const PAIRS: bool, const N: usize, const STRIDE: usize
     // SAFETY: all taps of all `N` pixels are in the ring; stored pixels are in the output.
     unsafe {
         let mut sums = [S::zero(); N];
-        let mut weight = taps.at.add(vector * LANES);
+        let channel = ring.channel + vector * LANES;
+        let mut weight = taps.at.add((channel - taps.channel) / LANES * Taps::len(conv.kernel));
         let mut place = ring.top % height;
         for _ in 0..height {
             let mut at = ring.row(place, vector).add(LANES).cast_const();
@@ -487,7 +523,7 @@ unsafe fn pixels<S: Simd, const PAIRS: bool, const N: usize, const STRIDE: usize
                     *sum = tap::<S, PAIRS>(S::load(at.add(i * step)), w, *sum);
                 }
                 at = at.add(if PAIRS { 2 * LANES } else { LANES });
-                weight = weight.add(VECTORS * LANES);
+                weight = weight.add(LANES);
             }
             place = if place + 1 == height { 0 } else { place + 1 };
         }
@@ -499,7 +535,7 @@ unsafe fn pixels<S: Simd, const PAIRS: bool, const N: usize, const STRIDE: usize
                 *sum = tap::<S, PAIRS>(S::load(at.add(i * step)), w, *sum);
             }
         }
-        finish::<S, N>(conv, out_row, x, ring.channel + vector * LANES, sums);
+        finish::<S, N>(conv, out_row, ring.x, channel, sums);
     }
 }
 

@@ -66,6 +66,9 @@ impl View {
     /// The CPU has `S`.
     #[inline(always)]
     pub(crate) unsafe fn ask<S: Simd>(self, row: usize, cols: std::ops::Range<usize>) {
+        if !S::ASKS {
+            return;
+        }
         let start = self.at.wrapping_add((row * self.stride + cols.start) * self.kind.bytes());
         for line in (0..cols.len() * self.kind.bytes()).step_by(CACHE_LINE) {
             // SAFETY: asking reads nothing.
@@ -79,6 +82,9 @@ impl View {
     /// The CPU has `S`.
     #[inline(always)]
     pub(crate) unsafe fn ask_lines<S: Simd>(self, row: usize, rows: usize, col: usize) {
+        if !S::ASKS {
+            return;
+        }
         let step = self.stride * self.kind.bytes();
         let mut at = self.at.wrapping_add(row * step + col * self.kind.bytes());
         for _ in 0..rows {

@@ -218,9 +218,15 @@ fn depthwise() -> Vec<OpCase> {
     let mut cases = Vec::new();
     for kernel in [3, 5, 7] {
         for stride in [1, 2] {
-            for (h, w, c, multiplier) in
-                [(1, 1, 3, 1), (3, 2, 8, 2), (17, 5, 16, 1), (9, 35, 40, 2), (33, 18, 70, 1), (4, 4, 17, 3)]
-            {
+            for (h, w, c, multiplier) in [
+                (1, 1, 3, 1),
+                (3, 2, 8, 2),
+                (17, 5, 16, 1),
+                (9, 35, 40, 2),
+                (33, 18, 70, 1),
+                (4, 4, 17, 3),
+                (5, 19, 210, 1),
+            ] {
                 let out = c * multiplier;
                 let name = format!("depthwise {kernel}x{kernel}/{stride} {h}x{w}x{c}->{out}");
                 let case = Case::new(name, h * w, c)

@@ -154,6 +154,8 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     unsafe fn load_twelve_bits(_p: *const u8, _table: Self::F) -> [Self::F; 4] {
         unreachable!("matrices are compact for CPUs that multiply bf16")
     }
+    /// Whether [`Self::prefetch`] does anything; what works out where to ask is left out otherwise.
+    const ASKS: bool = cfg!(not(target_arch = "wasm32"));
     /// Ask for a cache line that will be read soon, wherever the pointer points.
     #[inline(always)]
     unsafe fn prefetch(_p: *const u8) {}
