@@ -6,7 +6,7 @@ use half::bf16;
 use ocelli_plan::Activation;
 
 use crate::Isa;
-use crate::matmul::{Columns, Finish, Left, Outputs, Product, Staging, multiply_dense};
+use crate::matmul::{Columns, Finish, Outputs, Product, Rows, Staging, multiply_dense};
 use crate::pack::{Matrix, Stored};
 use crate::pool::Pool;
 use crate::scratch::Scratch;
@@ -122,15 +122,14 @@ impl Kernel for ConvTask<'_, '_> {
                         (oy, ox) = (oy + 1, 0);
                     }
                 }
-                let patches = staging.written(scratch, rows, k);
                 let outputs = Outputs::new(0..conv.weight.panels, &epilogue, first);
-                match (expanded, patches) {
-                    (Some(weight), Left::F32(a)) => {
-                        let at = weight.row::<f32>(0).cast_const();
-                        let b = Columns { at, panel_stride: k * LANES, k_stride: LANES, first: 0 };
-                        S::call(Product { a, b, outputs });
-                    }
-                    _ => multiply_dense::<S, _>(patches, conv.weight, outputs),
+                if let Some(weight) = expanded {
+                    let a = Rows { at: scratch, stride: patches.stride, rows, k };
+                    let at = weight.row::<f32>(0).cast_const();
+                    let b = Columns { at, panel_stride: k * LANES, k_stride: LANES, first: 0 };
+                    S::call(Product { a, b, outputs });
+                } else {
+                    multiply_dense::<S, _>(staging.written(scratch, rows, k), conv.weight, outputs);
                 }
             }
         }
@@ -140,53 +139,38 @@ impl Kernel for ConvTask<'_, '_> {
 /// The input pixels under one output pixel, `[kernel, kernel, channels]`, zeros outside of the map.
 #[inline(always)]
 unsafe fn gather_patch<S: Simd>(conv: &DenseConv<'_>, [oy, ox]: [usize; 2], patches: View, row: usize) {
-    let channels = conv.x.cols;
-    // Taps of each line that are inside of the map: they lie side by side in memory.
-    let left = conv.padding.saturating_sub(ox * conv.stride).min(conv.kernel);
-    let right = (conv.width + conv.padding).saturating_sub(ox * conv.stride).clamp(left, conv.kernel);
-    for ky in 0..conv.kernel {
-        let y = (oy * conv.stride + ky).checked_sub(conv.padding).filter(|&y| y < conv.height);
-        let (left, right) = if y.is_some() { (left, right) } else { (0, 0) };
-        let first = ky * conv.kernel * channels;
-        let source = y.unwrap_or(0) * conv.width + (ox * conv.stride + left).saturating_sub(conv.padding);
-        // SAFETY: the taps' places are in the patch; the pixels are in the map, which has no gaps.
-        unsafe {
-            fill_zero::<S>(patches, row, first, left * channels);
-            copy::<S>(conv.x, source, patches, row, first + left * channels, (right - left) * channels);
-            fill_zero::<S>(patches, row, first + right * channels, (conv.kernel - right) * channels);
-        }
-    }
-}
-
-/// Copy `n` values from where a row of `from` begins, beyond its end, to a row of patches.
-///
-/// # Safety
-/// They are in `from`, which has no gaps, and have their place in the patches; the CPU has `S`.
-#[inline(always)]
-unsafe fn copy<S: Simd>(from: View, source: usize, patches: View, row: usize, col: usize, n: usize) {
-    // Whole vectors are quicker than parts of them, and what is written too much is written again, or padding.
-    let whole = n.next_multiple_of(LANES);
-    let fits = col + whole <= patches.stride && source * from.cols + whole <= from.rows * from.cols;
-    // SAFETY: the caller's promise; whole vectors are in the map and in the row.
+    let (kernel, channels) = (conv.kernel, conv.x.cols);
+    // Beyond the map's end where it is before its beginning.
+    let (y, x) =
+        ((oy * conv.stride).wrapping_sub(conv.padding), (ox * conv.stride).wrapping_sub(conv.padding));
+    // Taps of a line lie side by side in memory.
+    let taps = kernel * channels;
+    let whole = taps.next_multiple_of(LANES);
+    let inside = y.saturating_add(kernel) <= conv.height && x.saturating_add(kernel) <= conv.width;
+    // SAFETY: each tap's place is in the patch, and its pixel in the map, which has no gaps.
     unsafe {
-        if fits && (from.kind, patches.kind) == (Kind::F32, Kind::F32) {
-            let (from, to) = (from.row::<f32>(source), patches.row::<f32>(row).add(col));
-            for c in (0..n).step_by(LANES) {
-                S::store(to.add(c), S::load(from.add(c)));
+        let pixels = (conv.x.kind, patches.kind) == (Kind::F32, Kind::F32);
+        let first = y.wrapping_mul(conv.width).wrapping_add(x);
+        let line = conv.width * channels;
+        if pixels && inside && first * channels + (kernel - 1) * line + whole <= conv.height * line {
+            // Whole vectors are quicker than parts of them: what is written too much is written again, or padding.
+            let (mut from, mut to) = (conv.x.row::<f32>(first).cast_const(), patches.row::<f32>(row));
+            for _ in 0..kernel {
+                for c in (0..taps).step_by(LANES) {
+                    S::store(to.add(c), S::load(from.add(c)));
+                }
+                (from, to) = (from.wrapping_add(line), to.add(taps));
             }
             return;
         }
-        for c in (0..n).step_by(LANES) {
-            let n = LANES.min(n - c);
-            patches.store::<S>(row, col + c, n, from.load::<S>(source, c, n));
+        for tap in 0..kernel * kernel {
+            let (y, x) = (y.wrapping_add(tap / kernel), x.wrapping_add(tap % kernel));
+            let inside = y < conv.height && x < conv.width;
+            for c in (0..channels).step_by(LANES) {
+                let n = LANES.min(channels - c);
+                let v = if inside { conv.x.load::<S>(y * conv.width + x, c, n) } else { S::zero() };
+                patches.store::<S>(row, tap * channels + c, n, v);
+            }
         }
-    }
-}
-
-#[inline(always)]
-unsafe fn fill_zero<S: Simd>(view: View, row: usize, col: usize, n: usize) {
-    for c in (0..n).step_by(LANES) {
-        // SAFETY: the caller promises these columns.
-        unsafe { view.store::<S>(row, col + c, LANES.min(n - c), S::zero()) };
     }
 }
