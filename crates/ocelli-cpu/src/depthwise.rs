@@ -20,10 +20,8 @@ use crate::scratch::Scratch;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::view::{Kind, View};
 
-/// Vectors of channels of a task: lines that are neighbours in memory come quicker than others.
+/// Most vectors of channels of a task: lines that are neighbours in memory come quicker than others.
 const VECTORS: usize = 12;
-/// Channels of a task.
-const CHANNELS: usize = VECTORS * LANES;
 /// Pixels of a row whose vectors are computed before those of the next ones.
 const PIXELS: usize = 16;
 /// Least output rows of a task: the `kernel - 1` rows that two bands share are read twice.
@@ -63,16 +61,37 @@ impl Depthwise<'_> {
 }
 
 pub(crate) fn depthwise(isa: Isa, pool: &Pool, conv: &Depthwise<'_>) {
-    let blocks = conv.out.cols.div_ceil(CHANNELS);
-    let bands = (CHUNKS_PER_THREAD * pool.threads()).div_ceil(blocks);
-    let rows = conv.out_height().div_ceil(bands).max(LEAST_ROWS);
+    let vectors = vectors_of_a_task(conv, pool.threads());
+    let (blocks, rows) = cut(conv, pool.threads(), vectors);
     // Small kernels wait for memory, and would lose accuracy for nothing.
     let pairs = conv.kernel == [7, 7] && conv.x.kind == Kind::Bf16 && multiplies_pairs(isa);
     pool.run(conv.out_height().div_ceil(rows) * blocks, &|task| {
-        let (first_row, channel) = (task / blocks * rows, task % blocks * CHANNELS);
+        let (first_row, first) = (task / blocks * rows, task % blocks * vectors);
         let rows = rows.min(conv.out_height() - first_row);
-        isa.dispatch(Band { conv, pairs, first_row, rows, channel });
+        let vectors = vectors.min(conv.out.cols.div_ceil(LANES) - first);
+        let channel = first * LANES;
+        isa.dispatch(Band { conv, pairs, first_row, rows, channel, vectors });
     });
+}
+
+/// As many as may be where all tasks have as many, in whole lines, and all threads as many tasks.
+fn vectors_of_a_task(conv: &Depthwise<'_>, threads: usize) -> usize {
+    if cfg!(target_family = "wasm") {
+        return VECTORS; // There is one thread.
+    }
+    let even = |&vectors: &usize| {
+        let (blocks, rows) = cut(conv, threads, vectors);
+        let tasks = blocks * conv.out_height().div_ceil(rows);
+        conv.out.cols.div_ceil(LANES).is_multiple_of(vectors) && tasks.is_multiple_of(threads)
+    };
+    (2..=VECTORS).rev().step_by(2).find(even).unwrap_or(VECTORS)
+}
+
+/// Tasks of so many vectors beside each other, and the output rows of each.
+fn cut(conv: &Depthwise<'_>, threads: usize, vectors: usize) -> (usize, usize) {
+    let blocks = conv.out.cols.div_ceil(vectors * LANES);
+    let bands = (CHUNKS_PER_THREAD * threads).div_ceil(blocks);
+    (blocks, conv.out_height().div_ceil(bands).max(LEAST_ROWS))
 }
 
 /// Whether pairs of bf16 are multiplied quicker than f32. CPUs with AMX compute them half as quick.
@@ -84,7 +103,7 @@ fn multiplies_pairs(isa: Isa) -> bool {
     }
 }
 
-/// Output rows of [`CHANNELS`] channels, or of as many as there are.
+/// Output rows of some vectors of channels, from `channel` on.
 #[derive(Clone, Copy)]
 struct Band<'a, 'b> {
     conv: &'a Depthwise<'b>,
@@ -94,6 +113,7 @@ struct Band<'a, 'b> {
     first_row: usize,
     rows: usize,
     channel: usize,
+    vectors: usize,
 }
 
 impl Kernel for Band<'_, '_> {
@@ -147,7 +167,7 @@ impl Band<'_, '_> {
         let at = ring_memory.as_mut_ptr();
         // SAFETY: the scratch holds the taps, and the ring; the caller promises the outputs.
         unsafe {
-            let taps = Taps::of::<S, PAIRS>(conv, self.channel, self.vectors(), tap_memory.as_mut_ptr());
+            let taps = Taps::of::<S, PAIRS>(conv, self.channel, self.vectors, tap_memory.as_mut_ptr());
             for run in 0..self.count(N) {
                 let [ring, next] = [run, run + 1].map(|run| self.ring(run, N, at, width));
                 if ring.x < conv.out_width() {
@@ -157,21 +177,16 @@ impl Band<'_, '_> {
         }
     }
 
-    /// Vectors of channels of the band.
-    fn vectors(&self) -> usize {
-        (self.conv.out.cols - self.channel).div_ceil(LANES).min(VECTORS)
-    }
-
     /// Runs of `n` pixels: those of [`PIXELS`] pixels of some vectors, then of the next ones, then of the next pixels.
     fn count(&self, n: usize) -> usize {
-        let groups = self.vectors().div_ceil(together(self.conv.kernel[0]));
+        let groups = self.vectors.div_ceil(together(self.conv.kernel[0]));
         self.conv.out_width().div_ceil(PIXELS) * groups * (PIXELS / n)
     }
 
     /// The ring at `at` for a run, whose pixels may lie behind the row.
     fn ring(&self, run: usize, n: usize, at: *mut f32, width: usize) -> Ring {
         let (conv, together) = (self.conv, together(self.conv.kernel[0]));
-        let groups = self.vectors().div_ceil(together);
+        let groups = self.vectors.div_ceil(together);
         let (block, vector) = (run / (PIXELS / n), run / (PIXELS / n) % groups * together);
         Ring {
             at,
@@ -179,7 +194,7 @@ impl Band<'_, '_> {
             top: self.first_row * conv.stride,
             x: block / groups * PIXELS + run % (PIXELS / n) * n,
             channel: self.channel + vector * LANES,
-            vectors: together.min(self.vectors() - vector),
+            vectors: together.min(self.vectors - vector),
         }
     }
 
