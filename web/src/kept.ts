@@ -1,7 +1,7 @@
 // The models that the browser keeps, seen from a page: listing and deleting. The Worker writes them (worker/store.ts).
 
 import { OcelliError } from "./error.js";
-import { RECORD, ROOT, folderUrl, modelId, useLock, type Record } from "./stored.js";
+import { RECORD, ROOT, folderUrl, modelId, onceFree, useLock, type Record } from "./stored.js";
 import type { StoredModel } from "./types.js";
 
 /** The models that this browser keeps for this origin, whole or in part. */
@@ -27,7 +27,7 @@ export async function deleteModel(model: string | URL): Promise<boolean> {
   names.push(modelId(folderUrl(model, document.baseURI)));
   for (const id of names) {
     if (!(await has(root, id))) continue;
-    await alone(id, () => root.removeEntry(id, { recursive: true }));
+    await onceFree(() => alone(id, () => root.removeEntry(id, { recursive: true })));
     return true;
   }
   return false;

@@ -41,3 +41,17 @@ export function useLock(id: string): string {
 export function downloadLock(id: string): string {
   return `ocelli-download-${id}`;
 }
+
+/** Does what needs a stored file or lock alone. A Worker or page that has just ended may hold it for a moment longer. */
+export async function onceFree<T>(run: () => Promise<T>): Promise<T> {
+  const TRIES = 20;
+  const PAUSE_MS = 100;
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await run();
+    } catch (error) {
+      if (attempt === TRIES) throw error;
+      await new Promise((wake) => setTimeout(wake, PAUSE_MS));
+    }
+  }
+}

@@ -5,7 +5,7 @@
 // called `<key>.part`, beside `<key>.part.json` with the offset up to which bytes are known to be on disk.
 
 import { OcelliError, sentence } from "../error.js";
-import { RECORD, ROOT, type Record } from "../stored.js";
+import { RECORD, ROOT, onceFree, type Record } from "../stored.js";
 
 /** A file that is being downloaded. Writes only append. */
 export interface Part {
@@ -232,19 +232,12 @@ async function rename(folder: FileSystemDirectoryHandle, file: FileSystemFileHan
 
 const COPY_BYTES = 1 << 20;
 
-/** Opens for writing. A page that was just closed may hold the file for a moment longer. */
+/** Opens for writing. */
 async function exclusively(file: FileSystemFileHandle): Promise<FileSystemSyncAccessHandle> {
-  const TRIES = 20;
-  const PAUSE_MS = 100;
-  for (let attempt = 1; ; attempt++) {
-    try {
-      return await file.createSyncAccessHandle();
-    } catch (error) {
-      if (attempt === TRIES) {
-        throw new OcelliError("storage", `cannot open a stored file for writing: ${sentence(error)}; close other tabs of this page`);
-      }
-      await new Promise((wake) => setTimeout(wake, PAUSE_MS));
-    }
+  try {
+    return await onceFree(() => file.createSyncAccessHandle());
+  } catch (error) {
+    throw new OcelliError("storage", `cannot open a stored file for writing: ${sentence(error)}; close other tabs of this page`);
   }
 }
 
