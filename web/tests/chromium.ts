@@ -1,6 +1,6 @@
 // Starts the system's Chromium. Where there is none, tests say aloud that they are skipped.
 
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readlinkSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { chromium, type BrowserContext, type Page } from "playwright-core";
@@ -22,6 +22,9 @@ function find(): string | null {
 
 /** For `test(name, needsChromium, …)`. */
 export const needsChromium: { skip?: string } = CHROMIUM === null ? { skip: "SKIPPED: there is no Chromium" } : {};
+
+/** Chromium has been seen to wait for ever when it was asked to end: after this it is made to. */
+const CLOSING_MS = 20_000;
 
 export interface LaunchOptions {
   /** A profile to go on with; a fresh one is made and removed otherwise. */
@@ -73,10 +76,22 @@ export async function launch(options: LaunchOptions = {}): Promise<Browser> {
   context.setDefaultTimeout(30_000);
   const page = context.pages()[0] ?? (await context.newPage());
   const close = async (): Promise<void> => {
-    await context.close();
+    const late = setTimeout(() => kill(profile), CLOSING_MS);
+    await context.close().finally(() => clearTimeout(late));
     if (options.profile === undefined) rmSync(profile, { recursive: true, force: true });
   };
   return { context, page, profile, close };
+}
+
+/** Ends the Chromium of a profile, whose lock is a link to "host-pid". */
+function kill(profile: string): void {
+  try {
+    const pid = Number(readlinkSync(join(profile, "SingletonLock")).split("-").at(-1));
+    process.kill(pid, "SIGKILL");
+    console.log(`Chromium (${pid}) did not close within ${CLOSING_MS / 1000} s and was killed`);
+  } catch {
+    // It has ended by now.
+  }
 }
 
 export function newProfile(): string {
